@@ -1,0 +1,224 @@
+// The types that cross stages, and nothing else. Every value here is immutable: a stage reads what it is given and
+// returns something new.
+//
+//   edit → build → read → diff → identify → check → link → deliver → apply → receipt
+
+// ---------------------------------------------------------------------------------------------------- edit, build
+
+/** Paths changed since the last build, all of them settled (no write in progress). Absolute, no duplicates. */
+export interface Edit {
+  readonly paths: readonly string[];
+  /** `performance.now()` when the first of the paths was noticed. */
+  readonly at: number;
+}
+
+/** One object file as rustc left it. `stamp` changes whenever the content may have (inode, size and mtime, or a hash). */
+export interface ObjectSource {
+  /** Stable across builds: crate file name and codegen unit, e.g. `counter.0buxy9q22lj26dh02ddi6kvye`. */
+  readonly name: string;
+  readonly stamp: string;
+  /** The bytes, read at the first call. A later build does not change them. */
+  readonly bytes: () => Uint8Array;
+}
+
+/** A library whose members are linked on demand: an rlib of a dependency or of the standard library. */
+export interface ArchiveSource {
+  readonly path: string;
+  readonly bytes: () => Uint8Array;
+}
+
+/** One successful run of rustc over what the edit touched. */
+export interface Build {
+  readonly kind: 'built';
+  /** Every workspace object of the program as it stands now, in link order, unchanged ones included. */
+  readonly objects: readonly ObjectSource[];
+  /** What else is on the link line, in its order. */
+  readonly archives: readonly ArchiveSource[];
+  /** Wall time of rustc (or of cargo, for the base), in milliseconds. */
+  readonly rustcMs: number;
+}
+
+/** Nothing in between: a build that did not succeed brings only what people have to read. */
+export interface BuildFailure {
+  readonly kind: 'failed';
+  readonly diagnostics: readonly Diagnostic[];
+  readonly rustcMs: number;
+}
+
+/** What the ordinary linker and wasm-bindgen make of a build. */
+export interface Image {
+  /** wasm-bindgen's output module, `NAME_bg.wasm`. */
+  readonly module: Uint8Array;
+  /** The linker's map (`-Map`): where it put every function and every piece of data. */
+  readonly map: string;
+  /** wasm-bindgen's JavaScript, `NAME.js`. */
+  readonly glue: string;
+  /** The folder wasm-bindgen wrote into; holds the glue, the module and `snippets/`. */
+  readonly directory: string;
+}
+
+/** For people. One value serves the terminal, the JSON stream, the page and editors. */
+export interface Diagnostic {
+  readonly severity: 'error' | 'warning' | 'note';
+  readonly text: string;
+  /** e.g. `E0308`, when the compiler gave one. */
+  readonly code?: string;
+  readonly place?: Place;
+  readonly notes?: readonly string[];
+  /** What to do about it. */
+  readonly hint?: string;
+  /** As rustc would print it, ANSI colours included. */
+  readonly rendered?: string;
+}
+
+/** A position in a source file; `line` and `column` count from 1. */
+export interface Place {
+  readonly path: string;
+  readonly line: number;
+  readonly column: number;
+  readonly lineText?: string;
+}
+
+// ---------------------------------------------------------------------------------------------------------- object
+
+/** One object as read. Its bytes are views of the file; it knows no addresses. */
+export interface ObjectFile {
+  /** Where it came from, for messages: a path, or `archive(member)`. */
+  readonly name: string;
+  readonly atoms: readonly Atom[];
+  readonly symbols: readonly Symbol[];
+  /** Function types that TYPE_INDEX relocations and `call_indirect` name by index (wasm only). */
+  readonly signatures: readonly Signature[];
+}
+
+/**
+ * What memory an atom wants: executable, read-only, writable, writable and zero at the start (no bytes in the file),
+ * or one copy per thread.
+ */
+export type AtomKind = 'code' | 'constant' | 'data' | 'zero' | 'tls';
+
+/** The smallest bytes that move as one: a function body, a data object. */
+export interface Atom {
+  /** Position in `ObjectFile.atoms`. */
+  readonly index: number;
+  /** The segment's or section's name; for a wasm function, its symbol's name. */
+  readonly name: string;
+  readonly kind: AtomKind;
+  /** For a wasm function: the code entry without its size prefix (locals, then instructions). Empty for `zero`. */
+  readonly bytes: Uint8Array;
+  /** In memory; equals `bytes.length` except for `zero`. */
+  readonly sizeBytes: number;
+  /** In bytes, a power of two. */
+  readonly alignment: number;
+  /** Ordered by offset. */
+  readonly relocations: readonly Relocation[];
+  /** Of a wasm function. */
+  readonly signature?: Signature;
+}
+
+/** At `offset` in the atom write a value derived from `symbol + addend`, as `kind` says. */
+export interface Relocation {
+  readonly offset: number;
+  /** `R_WASM_*` or `R_X86_64_*`, numbered as in the specification. */
+  readonly kind: number;
+  /** Index into `ObjectFile.symbols`; for TYPE_INDEX relocations, into `ObjectFile.signatures`. */
+  readonly symbol: number;
+  readonly addend: number;
+}
+
+export type SymbolKind = 'function' | 'data' | 'global' | 'table' | 'tag' | 'section';
+
+/** A name for a place in an atom, or for something that another object, or the host, defines. */
+export interface Symbol {
+  readonly name: string;
+  readonly kind: SymbolKind;
+  readonly binding: 'global' | 'weak' | 'local';
+  /** Index into `ObjectFile.atoms`; undefined when the symbol is not defined here. */
+  readonly atom?: number;
+  /** Within the atom. */
+  readonly offset: number;
+  readonly sizeBytes: number;
+  /** Of a function, defined here or not. */
+  readonly signature?: Signature;
+  /** The field name a wasm import has when nothing defines the symbol (`import_name`), and its module. */
+  readonly importName?: string;
+  readonly importModule?: string;
+  /** The name the linker exports a defined symbol by, when it is not `name` (`export_name`). */
+  readonly exported: boolean;
+}
+
+/** A function type in one canonical text, e.g. `(i32,i32)->(i64)`; equal types have equal texts. */
+export type Signature = string;
+
+// ------------------------------------------------------------------------------------------------------------ link
+
+/** Everything needed to go from version n to n+1; self-contained; applied wholly or not at all. */
+export interface Patch {
+  /** Identifies the base image it belongs to. */
+  readonly base: string;
+  /** The version reached by applying it; versions are strictly sequential. */
+  readonly version: number;
+  /** A wasm module; instantiating it is the patch. Imports come from `hotslot` (the running instance) and `glue`. */
+  readonly module: Uint8Array;
+  /** Entries the function table must have before the module is instantiated. */
+  readonly tableLength: number;
+  /** Present when a JavaScript function is imported for the first time. */
+  readonly glue?: Glue;
+  /** What it changes, in names a person reads. */
+  readonly functions: readonly string[];
+  readonly warnings: readonly Diagnostic[];
+}
+
+/** wasm-bindgen's JavaScript for a newer build, to be bound to the instance that is already running. */
+export interface Glue {
+  /** The folder to serve it from, and the file in it. */
+  readonly directory: string;
+  readonly file: string;
+  /** What its `wasm.NAME` must mean: the function table's slot that holds the export. */
+  readonly exports: Readonly<Record<string, number>>;
+}
+
+/** A change that cannot be made in the running program. It stays on its version, unharmed. */
+export interface Refusal {
+  readonly reason: string;
+  readonly remedy: 'reload' | 'restart';
+  readonly place?: Place;
+}
+
+// --------------------------------------------------------------------------------------------------------- deliver
+
+/** A client's answer to a patch: the version it runs now, or why not. */
+export type Receipt =
+  | { readonly client: string; readonly version: number; readonly applied: true; readonly applyMs: number }
+  | { readonly client: string; readonly version: number; readonly applied: false; readonly reason: string };
+
+/** What happened, as people, editors and tests read it: one line of `--json` each (docs/events.md). */
+export type Event =
+  | { readonly event: 'ready'; readonly url: string; readonly version: number; readonly ms: number }
+  | { readonly event: 'change'; readonly paths: readonly string[] }
+  | {
+      readonly event: 'patch';
+      readonly version: number;
+      readonly functions: readonly string[];
+      readonly bytes: number;
+      readonly rustcMs: number;
+      readonly linkMs: number;
+      readonly applyMs: number;
+      /** From noticing the edit to the last receipt. */
+      readonly totalMs: number;
+      readonly clients: number;
+      readonly warnings: readonly Diagnostic[];
+    }
+  | {
+      readonly event: 'refused';
+      readonly reason: string;
+      readonly remedy: 'reload' | 'restart';
+      readonly place?: Place;
+    }
+  | { readonly event: 'failed'; readonly diagnostics: readonly Diagnostic[] }
+  | { readonly event: 'unchanged'; readonly rustcMs: number }
+  | { readonly event: 'reload'; readonly reason: string; readonly version: number }
+  | { readonly event: 'undo'; readonly version: number; readonly reason: string }
+  | { readonly event: 'client'; readonly client: string; readonly state: 'joined' | 'left'; readonly version: number }
+  | { readonly event: 'log'; readonly level: 'error' | 'warn' | 'info'; readonly text: string; readonly client?: string }
+  | { readonly event: 'progress'; readonly text: string; readonly done?: number; readonly total?: number };
