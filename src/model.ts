@@ -220,5 +220,10 @@ export type Event =
   | { readonly event: 'reload'; readonly reason: string; readonly version: number }
   | { readonly event: 'undo'; readonly version: number; readonly reason: string }
   | { readonly event: 'client'; readonly client: string; readonly state: 'joined' | 'left'; readonly version: number }
-  | { readonly event: 'log'; readonly level: 'error' | 'warn' | 'info'; readonly text: string; readonly client?: string }
+  | {
+      readonly event: 'log';
+      readonly level: 'error' | 'warn' | 'info';
+      readonly text: string;
+      readonly client?: string;
+    }
   | { readonly event: 'progress'; readonly text: string; readonly done?: number; readonly total?: number };
