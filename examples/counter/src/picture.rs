@@ -14,6 +14,7 @@ use crate::page::{element, listen, show, window};
 const GOLDEN: f64 = 0.381_966;
 
 type Shapes = Rc<RefCell<Vec<Box<dyn Shape>>>>;
+type Frame = Closure<dyn FnMut(f64)>;
 
 thread_local! {
     static FRAMES: Cell<u32> = const { Cell::new(0) };
@@ -114,7 +115,7 @@ fn fit(canvas: &HtmlCanvasElement) -> (f64, f64) {
 
 /// Calls `frame` with the seconds since the page was opened, before every repaint.
 fn every_frame(mut frame: impl FnMut(f64) + 'static) {
-    let closure: Rc<RefCell<Option<Closure<dyn FnMut(f64)>>>> = Rc::default();
+    let closure: Rc<RefCell<Option<Frame>>> = Rc::default();
     let again = Rc::clone(&closure);
     *closure.borrow_mut() = Some(Closure::new(move |milliseconds: f64| {
         request(again.borrow().as_ref());
@@ -123,7 +124,7 @@ fn every_frame(mut frame: impl FnMut(f64) + 'static) {
     request(closure.borrow().as_ref());
 }
 
-fn request(closure: Option<&Closure<dyn FnMut(f64)>>) {
+fn request(closure: Option<&Frame>) {
     if let Some(closure) = closure {
         window()
             .request_animation_frame(closure.as_ref().unchecked_ref())
