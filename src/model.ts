@@ -162,6 +162,10 @@ export interface Patch {
   readonly module: Uint8Array;
   /** Entries the function table must have before the module is instantiated. */
   readonly tableLength: number;
+  /** What instantiating it overwrites, so that a client can save it and undo: table entries, ... */
+  readonly slots: readonly number[];
+  /** ... and ranges of memory, as [address, length in bytes]. */
+  readonly ranges: readonly (readonly [number, number])[];
   /** Present when a JavaScript function is imported for the first time. */
   readonly glue?: Glue;
   /** What it changes, in names a person reads. */
