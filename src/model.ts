@@ -89,6 +89,8 @@ export interface ObjectFile {
   readonly symbols: readonly Symbol[];
   /** Function types that TYPE_INDEX relocations and `call_indirect` name by index (wasm only). */
   readonly signatures: readonly Signature[];
+  /** Constructors to run at start, as `symbols` by index; the lowest priority number first. */
+  readonly initFunctions?: readonly { readonly priority: number; readonly symbol: number }[];
 }
 
 /**
@@ -114,6 +116,8 @@ export interface Atom {
   readonly relocations: readonly Relocation[];
   /** Of a wasm function. */
   readonly signature?: Signature;
+  /** Of several objects that bring a COMDAT of one name, only one keeps its atoms. */
+  readonly comdat?: string;
 }
 
 /** At `offset` in the atom write a value derived from `symbol + addend`, as `kind` says. */
@@ -135,8 +139,10 @@ export interface Symbol {
   readonly binding: 'global' | 'weak' | 'local';
   /** Index into `ObjectFile.atoms`; undefined when the symbol is not defined here. */
   readonly atom?: number;
-  /** Within the atom. */
+  /** Within the atom; of an absolute symbol, its value. */
   readonly offset: number;
+  /** Defined as a number, in no atom. */
+  readonly isAbsolute?: boolean;
   readonly sizeBytes: number;
   /** Of a function, defined here or not. */
   readonly signature?: Signature;

@@ -1,0 +1,73 @@
+// The relocation kinds of wasm objects, as data: what each one names and the field that it fills.
+// https://github.com/WebAssembly/tool-conventions/blob/main/Linking.md#relocation-sections
+
+export interface RelocationKind {
+  /** As in the specification, verbatim. */
+  readonly name: string;
+  /** What `symbol` must be. `any`: whatever has an address; it is reached through a global. */
+  readonly target: 'function' | 'data' | 'type' | 'global' | 'table' | 'tag' | 'section' | 'any';
+  /** How the value stands in the bytes: padded LEB128, unsigned or signed, or little-endian. */
+  readonly encoding: 'leb' | 'sleb' | 'le';
+  /** Of the field, in bytes. */
+  readonly width: 4 | 5 | 8 | 10;
+  readonly hasAddend: boolean;
+}
+
+export const R_WASM_FUNCTION_INDEX_LEB = 0;
+export const R_WASM_TABLE_INDEX_SLEB = 1;
+export const R_WASM_TABLE_INDEX_I32 = 2;
+export const R_WASM_MEMORY_ADDR_LEB = 3;
+export const R_WASM_MEMORY_ADDR_SLEB = 4;
+export const R_WASM_MEMORY_ADDR_I32 = 5;
+export const R_WASM_TYPE_INDEX_LEB = 6;
+export const R_WASM_GLOBAL_INDEX_LEB = 7;
+export const R_WASM_FUNCTION_OFFSET_I32 = 8;
+export const R_WASM_SECTION_OFFSET_I32 = 9;
+export const R_WASM_TAG_INDEX_LEB = 10;
+export const R_WASM_MEMORY_ADDR_REL_SLEB = 11;
+export const R_WASM_TABLE_INDEX_REL_SLEB = 12;
+export const R_WASM_GLOBAL_INDEX_I32 = 13;
+export const R_WASM_MEMORY_ADDR_LEB64 = 14;
+export const R_WASM_MEMORY_ADDR_SLEB64 = 15;
+export const R_WASM_MEMORY_ADDR_I64 = 16;
+export const R_WASM_MEMORY_ADDR_REL_SLEB64 = 17;
+export const R_WASM_TABLE_INDEX_SLEB64 = 18;
+export const R_WASM_TABLE_INDEX_I64 = 19;
+export const R_WASM_TABLE_NUMBER_LEB = 20;
+export const R_WASM_MEMORY_ADDR_TLS_SLEB = 21;
+export const R_WASM_FUNCTION_OFFSET_I64 = 22;
+export const R_WASM_MEMORY_ADDR_LOCREL_I32 = 23;
+export const R_WASM_TABLE_INDEX_REL_SLEB64 = 24;
+export const R_WASM_MEMORY_ADDR_TLS_SLEB64 = 25;
+export const R_WASM_FUNCTION_INDEX_I32 = 26;
+
+/** By number. */
+export const relocationKinds: readonly RelocationKind[] = [
+  { name: 'R_WASM_FUNCTION_INDEX_LEB', target: 'function', encoding: 'leb', width: 5, hasAddend: false },
+  { name: 'R_WASM_TABLE_INDEX_SLEB', target: 'function', encoding: 'sleb', width: 5, hasAddend: false },
+  { name: 'R_WASM_TABLE_INDEX_I32', target: 'function', encoding: 'le', width: 4, hasAddend: false },
+  { name: 'R_WASM_MEMORY_ADDR_LEB', target: 'data', encoding: 'leb', width: 5, hasAddend: true },
+  { name: 'R_WASM_MEMORY_ADDR_SLEB', target: 'data', encoding: 'sleb', width: 5, hasAddend: true },
+  { name: 'R_WASM_MEMORY_ADDR_I32', target: 'data', encoding: 'le', width: 4, hasAddend: true },
+  { name: 'R_WASM_TYPE_INDEX_LEB', target: 'type', encoding: 'leb', width: 5, hasAddend: false },
+  { name: 'R_WASM_GLOBAL_INDEX_LEB', target: 'any', encoding: 'leb', width: 5, hasAddend: false },
+  { name: 'R_WASM_FUNCTION_OFFSET_I32', target: 'function', encoding: 'le', width: 4, hasAddend: true },
+  { name: 'R_WASM_SECTION_OFFSET_I32', target: 'section', encoding: 'le', width: 4, hasAddend: true },
+  { name: 'R_WASM_TAG_INDEX_LEB', target: 'tag', encoding: 'leb', width: 5, hasAddend: false },
+  { name: 'R_WASM_MEMORY_ADDR_REL_SLEB', target: 'data', encoding: 'sleb', width: 5, hasAddend: true },
+  { name: 'R_WASM_TABLE_INDEX_REL_SLEB', target: 'function', encoding: 'sleb', width: 5, hasAddend: false },
+  { name: 'R_WASM_GLOBAL_INDEX_I32', target: 'any', encoding: 'le', width: 4, hasAddend: false },
+  { name: 'R_WASM_MEMORY_ADDR_LEB64', target: 'data', encoding: 'leb', width: 10, hasAddend: true },
+  { name: 'R_WASM_MEMORY_ADDR_SLEB64', target: 'data', encoding: 'sleb', width: 10, hasAddend: true },
+  { name: 'R_WASM_MEMORY_ADDR_I64', target: 'data', encoding: 'le', width: 8, hasAddend: true },
+  { name: 'R_WASM_MEMORY_ADDR_REL_SLEB64', target: 'data', encoding: 'sleb', width: 10, hasAddend: true },
+  { name: 'R_WASM_TABLE_INDEX_SLEB64', target: 'function', encoding: 'sleb', width: 10, hasAddend: false },
+  { name: 'R_WASM_TABLE_INDEX_I64', target: 'function', encoding: 'le', width: 8, hasAddend: false },
+  { name: 'R_WASM_TABLE_NUMBER_LEB', target: 'table', encoding: 'leb', width: 5, hasAddend: false },
+  { name: 'R_WASM_MEMORY_ADDR_TLS_SLEB', target: 'data', encoding: 'sleb', width: 5, hasAddend: true },
+  { name: 'R_WASM_FUNCTION_OFFSET_I64', target: 'function', encoding: 'le', width: 8, hasAddend: true },
+  { name: 'R_WASM_MEMORY_ADDR_LOCREL_I32', target: 'data', encoding: 'le', width: 4, hasAddend: true },
+  { name: 'R_WASM_TABLE_INDEX_REL_SLEB64', target: 'function', encoding: 'sleb', width: 10, hasAddend: false },
+  { name: 'R_WASM_MEMORY_ADDR_TLS_SLEB64', target: 'data', encoding: 'sleb', width: 10, hasAddend: true },
+  { name: 'R_WASM_FUNCTION_INDEX_I32', target: 'function', encoding: 'le', width: 4, hasAddend: false },
+];
