@@ -1,0 +1,338 @@
+// Patches in, receipts out. Keeps the journal of the base, brings every page that connects to the current version, and
+// knows at each moment which pages run what. The messages and the idea of a state are in client/protocol.ts.
+
+import { createHash } from 'node:crypto';
+import type { WebSocket } from 'ws';
+import {
+  type ClientMessage,
+  type Notice,
+  type PatchHeader,
+  type ServerMessage,
+  writePatch,
+} from '../client/protocol.ts';
+import type { Event, Patch, Receipt } from '../model.ts';
+
+/** A page that says nothing for this long after a patch has refused it. */
+const SILENCE_MS = 10_000;
+/** A page that does not even answer a ping in this time is gone (a laptop lid, a lost network). */
+const HEARTBEAT_MS = 5000;
+/** More than this not yet sent to a page, and it is not reading. */
+const BACKLOG_BYTES = 64 * 1024 * 1024;
+
+interface Client {
+  readonly id: string;
+  readonly socket: WebSocket;
+  alive: boolean;
+  /** Where the page is, by its `hello` and its receipts; undefined for a page without the program. */
+  at?: { readonly base: string; readonly version: number; readonly state: string };
+  /** It gets patches: `hello` was answered and it was not told to reload. */
+  joined: boolean;
+}
+
+interface Entry {
+  readonly patch: Patch;
+  readonly header: Omit<PatchHeader, 'committed'>;
+}
+
+interface Pending {
+  readonly entry: Entry;
+  readonly receipts: Receipt[];
+  readonly waiting: Map<Client, NodeJS.Timeout>;
+  readonly settle: () => void;
+}
+
+/** What the pages are to run: all that matters here of the server's `Base`. */
+interface Origin {
+  readonly id: string;
+  readonly version: number;
+}
+
+export class Clients {
+  readonly #report: (event: Event) => void;
+  readonly #clients = new Set<Client>();
+  readonly #heartbeat: NodeJS.Timeout;
+  #base: Origin | undefined;
+  #journal: Entry[] = [];
+  #pending: Pending | undefined;
+  #notice: Notice = { type: 'ok' };
+  #count = 0;
+
+  constructor(report: (event: Event) => void) {
+    this.#report = report;
+    this.#heartbeat = setInterval(() => this.#ping(), HEARTBEAT_MS).unref();
+  }
+
+  /** Pages that run the program. */
+  get size(): number {
+    return [...this.#clients].filter(({ joined }) => joined).length;
+  }
+
+  /** Glue of a patch by its state, as pages ask for it. */
+  glue(state: string): Patch['glue'] {
+    const entries = this.#pending === undefined ? this.#journal : [...this.#journal, this.#pending.entry];
+    return entries.find(({ header }) => header.state === state)?.patch.glue;
+  }
+
+  publish(base: Origin): void {
+    const first = this.#base === undefined;
+    this.#pending?.settle();
+    this.#pending = undefined;
+    this.#base = base;
+    this.#journal = [];
+    for (const client of this.#clients) {
+      if (client.at !== undefined) this.#join(client);
+      // It may have asked for the program before there was one.
+      else if (first) this.#send(client, { type: 'reload', target: base.id, reason: 'the program is built now' });
+    }
+  }
+
+  deliver(patch: Patch): Promise<readonly Receipt[]> {
+    if (this.#pending !== undefined) throw new Error(`version ${this.#pending.entry.patch.version} is still pending`);
+    const entry = this.#entry(patch);
+    return new Promise((resolve) => {
+      const receipts: Receipt[] = [];
+      const waiting: Pending['waiting'] = new Map();
+      const settle = (): void => {
+        for (const timer of waiting.values()) clearTimeout(timer);
+        waiting.clear();
+        resolve([...receipts]);
+      };
+      const pending = { entry, receipts, waiting, settle };
+      this.#pending = pending;
+      for (const client of this.#clients) if (client.joined) this.#sendPending(client, pending);
+      if (waiting.size === 0) settle();
+    });
+  }
+
+  commit(patch: Patch): void {
+    // Pages that joined after `deliver` resolved; if one of them refuses, it reloads.
+    const late = new Set(this.#pending?.waiting.keys());
+    const { entry } = this.#takePending(patch);
+    const { state } = entry.header;
+    this.#journal.push(entry);
+    for (const client of this.#clients) {
+      if (!client.joined) continue;
+      if (client.at?.state === state || late.has(client)) this.#send(client, { type: 'commit', state });
+      else this.#reload(client, `this page could not take version ${patch.version}`);
+    }
+  }
+
+  abandon(patch: Patch, reason: string): void {
+    const { entry } = this.#takePending(patch);
+    const { state, previous } = entry.header;
+    for (const client of this.#clients) {
+      if (!client.joined) continue;
+      if (client.at?.state === state) client.at = { ...client.at, version: patch.version - 1, state: previous };
+      this.#send(client, { type: 'abandon', state, reason });
+    }
+  }
+
+  tell(notice: Notice): void {
+    this.#notice = notice;
+    for (const client of this.#clients) this.#send(client, notice);
+  }
+
+  /** Takes over a socket that has been let in. */
+  add(socket: WebSocket): void {
+    this.#count += 1;
+    const client: Client = { id: String(this.#count), socket, alive: true, joined: false };
+    this.#clients.add(client);
+    socket.on('pong', () => (client.alive = true));
+    // `close` follows.
+    socket.on('error', (error) => this.#log(client, 'warn', `connection: ${error.message}`));
+    socket.on('close', () => this.#remove(client));
+    socket.on('message', (data, binary) => {
+      const message = binary ? undefined : readMessage((data as Buffer).toString());
+      if (message === undefined) socket.close(1008, 'not a message of hotslot');
+      else this.#receive(client, message);
+    });
+    if (this.#notice.type !== 'ok') this.#send(client, this.#notice);
+  }
+
+  close(): void {
+    clearInterval(this.#heartbeat);
+    this.#pending?.settle();
+    for (const { socket } of this.#clients) socket.terminate();
+  }
+
+  #receive(client: Client, message: ClientMessage): void {
+    switch (message.type) {
+      case 'hello':
+        client.at = { base: message.base, version: message.version, state: message.state };
+        if (this.#base !== undefined) this.#join(client);
+        break;
+      case 'receipt':
+        this.#receipt(client, message);
+        break;
+      case 'log':
+        this.#log(client, message.level, message.text);
+        break;
+    }
+  }
+
+  /** Sends what the page lacks, or tells it to reload when there is no way from where it is. */
+  #join(client: Client): void {
+    const base = this.#base;
+    const { at } = client;
+    if (base === undefined || at === undefined) return;
+    const reached = this.#journal.findIndex(({ header }) => header.state === at.state);
+    if (at.base !== base.id || (at.state !== base.id && reached === -1)) {
+      this.#reload(
+        client,
+        at.base === base.id ? 'this page runs a version the server does not know' : 'the program was rebuilt',
+      );
+      return;
+    }
+    for (const { header, patch } of this.#journal.slice(reached + 1)) {
+      this.#sendBytes(client, writePatch({ ...header, committed: true }, patch.module));
+    }
+    const { version, state } = this.#head();
+    client.at = { base: base.id, version, state };
+    this.#send(client, { type: 'joined', client: client.id, version });
+    if (!client.joined) this.#report({ event: 'client', client: client.id, state: 'joined', version });
+    client.joined = true;
+    if (this.#pending !== undefined) this.#sendPending(client, this.#pending);
+  }
+
+  #sendPending(client: Client, pending: Pending): void {
+    const timer = setTimeout(() => {
+      this.#answer(client, pending, `no answer within ${SILENCE_MS / 1000} seconds`);
+      // It may wake up later: then it connects again and gets what it lacks.
+      client.socket.terminate();
+    }, SILENCE_MS);
+    pending.waiting.set(client, timer);
+    this.#sendBytes(client, writePatch({ ...pending.entry.header, committed: false }, pending.entry.patch.module));
+  }
+
+  #receipt(client: Client, message: ClientMessage & { type: 'receipt' }): void {
+    const pending = this.#pending;
+    if (pending?.entry.header.state === message.state) {
+      this.#answer(client, pending, message);
+      return;
+    }
+    // Of the journal: `joined` has counted it as there already.
+    const entry = this.#journal.find(({ header }) => header.state === message.state);
+    if (entry === undefined) return;
+    if (message.applied) {
+      if (client.at?.state === entry.header.previous) client.at = { ...client.at, ...positionAfter(entry) };
+    } else {
+      this.#log(client, 'error', `version ${entry.header.version} could not be applied: ${message.reason}`);
+      this.#reload(client, message.reason);
+    }
+  }
+
+  /** `answer`: the page's, or why there is none. */
+  #answer(client: Client, pending: Pending, answer: string | (ClientMessage & { type: 'receipt' })): void {
+    clearTimeout(pending.waiting.get(client));
+    if (!pending.waiting.delete(client)) return;
+    const { version } = pending.entry.header;
+    if (typeof answer !== 'string' && answer.applied) {
+      if (client.at !== undefined) client.at = { ...client.at, ...positionAfter(pending.entry) };
+      pending.receipts.push({ client: client.id, version, applied: true, applyMs: answer.applyMs });
+    } else {
+      const reason = typeof answer === 'string' ? answer : answer.applied ? '' : answer.reason;
+      pending.receipts.push({ client: client.id, version: version - 1, applied: false, reason });
+    }
+    if (pending.waiting.size === 0) pending.settle();
+  }
+
+  #remove(client: Client): void {
+    this.#clients.delete(client);
+    if (client.joined) {
+      this.#report({ event: 'client', client: client.id, state: 'left', version: client.at?.version ?? 0 });
+    }
+    const pending = this.#pending;
+    if (pending?.waiting.has(client) !== true) return;
+    clearTimeout(pending.waiting.get(client));
+    pending.waiting.delete(client);
+    if (pending.waiting.size === 0) pending.settle();
+  }
+
+  #reload(client: Client, reason: string): void {
+    if (this.#base === undefined) return;
+    if (client.joined) {
+      this.#report({ event: 'client', client: client.id, state: 'left', version: client.at?.version ?? 0 });
+    }
+    client.joined = false;
+    this.#send(client, { type: 'reload', target: this.#base.id, reason });
+  }
+
+  /** Where a page is that has the whole journal. */
+  #head(): { readonly version: number; readonly state: string } {
+    const last = this.#journal.at(-1);
+    if (last !== undefined) return positionAfter(last);
+    return { version: this.#base?.version ?? 0, state: this.#base?.id ?? '' };
+  }
+
+  #entry(patch: Patch): Entry {
+    const { version, state: previous } = this.#head();
+    if (patch.base !== this.#base?.id) throw new Error(`patch of base ${patch.base}, published is ${this.#base?.id}`);
+    if (patch.version !== version + 1) throw new Error(`patch makes version ${patch.version}, pages are at ${version}`);
+    const { base, tableLength, slots, ranges, functions, module, glue } = patch;
+    const core = { base, version: patch.version, previous, tableLength, slots, ranges, functions };
+    const hash = createHash('sha256')
+      .update(JSON.stringify([core, glue?.exports]))
+      .update(module);
+    const state = hash.digest('hex').slice(0, 32);
+    const served = glue && { url: `/@hotslot/glue/${state}/${encodeURIComponent(glue.file)}`, exports: glue.exports };
+    return { patch, header: { type: 'patch', ...core, state, ...(served && { glue: served }) } };
+  }
+
+  #takePending(patch: Patch): Pending {
+    const pending = this.#pending;
+    if (pending?.entry.patch !== patch) throw new Error(`version ${patch.version} is not pending`);
+    pending.settle();
+    this.#pending = undefined;
+    return pending;
+  }
+
+  #ping(): void {
+    for (const client of this.#clients) {
+      if (!client.alive) client.socket.terminate();
+      client.alive = false;
+      client.socket.ping();
+    }
+  }
+
+  #log(client: Client, level: 'error' | 'warn' | 'info', text: string): void {
+    this.#report({ event: 'log', level, text, client: client.id });
+  }
+
+  #send(client: Client, message: ServerMessage): void {
+    this.#sendBytes(client, JSON.stringify(message));
+  }
+
+  #sendBytes({ socket }: Client, data: string | Uint8Array): void {
+    if (socket.bufferedAmount > BACKLOG_BYTES) socket.terminate();
+    else socket.send(data, ignoreClosed);
+  }
+}
+
+function positionAfter({ header: { version, state } }: Entry): { readonly version: number; readonly state: string } {
+  return { version, state };
+}
+
+/** A socket that closed meanwhile also says so by `close`, which is where it counts. */
+function ignoreClosed(): void {}
+
+/** Checks what a page sent: another program may have the token too. */
+function readMessage(text: string): ClientMessage | undefined {
+  let message: Partial<Record<string, unknown>>;
+  try {
+    message = (JSON.parse(text) ?? {}) as Partial<Record<string, unknown>>;
+  } catch {
+    return undefined;
+  }
+  const { type, base, version, state, applied, applyMs, reason, level, text: line } = message;
+  if (type === 'hello' && typeof base === 'string' && typeof version === 'number' && typeof state === 'string') {
+    return { type, base, version, state };
+  }
+  if (type === 'receipt' && typeof state === 'string') {
+    if (applied === true && typeof applyMs === 'number') return { type, state, applied, applyMs };
+    if (applied === false && typeof reason === 'string') return { type, state, applied, reason };
+  }
+  if (type === 'log' && (level === 'error' || level === 'warn' || level === 'info') && typeof line === 'string') {
+    return { type, level, text: line };
+  }
+  return undefined;
+}
