@@ -91,7 +91,8 @@ export function writeArchive(archive: Pick<Archive, 'members' | 'index'>): Uint8
     strings.utf8(symbol);
     strings.u8(0);
   }
-  const indexSize = 4 + 4 * (archive.index?.length ?? 0) + strings.length;
+  const indexSize =
+    archive.index?.length === 0 ? EMPTY_INDEX_SIZE : 4 + 4 * (archive.index?.length ?? 0) + strings.length;
   let offset = MAGIC.length;
   if (archive.index !== undefined) offset += HEADER_SIZE + indexSize + (indexSize % 2);
   if (longNames.length > 0) offset += HEADER_SIZE + longNames.length;
@@ -112,7 +113,7 @@ export function writeArchive(archive: Pick<Archive, 'members' | 'index'>): Uint8
       writer.u32be(at);
     }
     writer.bytes(strings.finish());
-    writer.zeros(indexSize % 2);
+    writer.zeros(archive.index.length === 0 ? EMPTY_INDEX_SIZE - 4 : indexSize % 2);
   }
   if (longNames.length > 0) {
     writer.utf8(`${'//'.padEnd(48)}${`${longNames.length}`.padEnd(10)}\`\n`);
@@ -127,6 +128,8 @@ export function writeArchive(archive: Pick<Archive, 'members' | 'index'>): Uint8
 }
 
 const HEADER_SIZE = 60;
+/** rustc's; a count would do. */
+const EMPTY_INDEX_SIZE = 8;
 
 interface Header {
   /** Not yet looked up in the table of long names. */

@@ -7,4 +7,5 @@ export { functionNames, type NameSubsection, readNames, writeNames } from './nam
 export { rewriteIndices, type Space, type Visitor, walkBody, walkExpression } from './operators.ts';
 export * from './relocations.ts';
 export { encodeSignature, formatSignature, parameterCount, parseSignature, type ValueType } from './signature.ts';
+export * from './symbols.ts';
 export * from './wasm.ts';

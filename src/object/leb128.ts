@@ -1,4 +1,5 @@
-// LEB128 bytes ↔ numbers: a `number` wherever the value is below 2^53, a `bigint` only for a true i64.
+// LEB128 bytes ↔ numbers, and what counts in them: vectors and names. A `number` wherever the value is below 2^53, a
+// `bigint` only for a true i64.
 // https://webassembly.github.io/spec/core/binary/values.html#integers
 
 import { type Reader, Writer } from './bytes.ts';
@@ -66,6 +67,13 @@ export function readCount(reader: Reader, items: string): number {
   return count;
 }
 
+/** A count and that many items. */
+export function readVector<T>(reader: Reader, items: string, read: (reader: Reader) => T): T[] {
+  const vector: T[] = [];
+  for (let count = readCount(reader, items); count > 0; count--) vector.push(read(reader));
+  return vector;
+}
+
 /** A length in bytes and that many bytes of UTF-8. */
 export function readName(reader: Reader, expected: string): string {
   return reader.utf8(readU32(reader, expected), expected);
@@ -102,6 +110,11 @@ export function writeSigned(writer: Writer, value: number | bigint, width = 1): 
     }
   }
   pad(writer, Number(rest) & 0x7f, rest < 0 ? 0x7f : 0, count, width);
+}
+
+export function writeVector<T>(writer: Writer, items: readonly T[], write: (writer: Writer, item: T) => void): void {
+  writeUnsigned(writer, items.length);
+  for (const item of items) write(writer, item);
 }
 
 export function writeName(writer: Writer, name: string): void {

@@ -1,109 +1,29 @@
 // A relocatable wasm object's bytes → its atoms, symbols and relocations; and small objects of our own → bytes.
 // https://github.com/WebAssembly/tool-conventions/blob/main/Linking.md
 
-import type { Atom, AtomKind, ObjectFile, Relocation, Signature, Symbol, SymbolKind } from '../model.ts';
-import { MalformedError, Reader, Writer } from './bytes.ts';
+import type { Atom, AtomKind, ObjectFile, Relocation, Signature, Symbol } from '../model.ts';
+import { MalformedError, Writer } from './bytes.ts';
+import { encodeSigned, writeName, writeVector } from './leb128.ts';
+import { readRelocations, relocationKinds } from './relocations.ts';
 import {
-  encodeSigned,
-  readCount,
-  readName,
-  readS32,
-  readS64,
-  readU32,
-  readU64,
-  writeName,
-  writeSigned,
-  writeUnsigned,
-} from './leb128.ts';
-import { relocationKinds } from './relocations.ts';
-import {
-  customSection,
-  type DataSegment,
-  type Import,
-  type Module,
-  readModule,
-  section,
-  writeModule,
-} from './wasm.ts';
+  type Linking,
+  readLinking,
+  SEGMENT_TLS,
+  type SegmentInfo,
+  SYMBOL_ABSOLUTE,
+  SYMBOL_EXPORTED,
+  SYMBOL_HIDDEN,
+  SYMBOL_LOCAL,
+  SYMBOL_NO_STRIP,
+  SYMBOL_TLS,
+  SYMBOL_UNDEFINED,
+  SYMBOL_WEAK,
+  type SymbolEntry,
+  writeLinking,
+} from './symbols.ts';
+import { customSection, type DataSegment, type Import, type Module, readModule, section, writeModule } from './wasm.ts';
 
-/** What the `linking` section says. Names and numbers as in the specification. */
-export interface Linking {
-  readonly symbols: readonly SymbolEntry[];
-  /** Of each data segment. */
-  readonly segments: readonly SegmentInfo[];
-  readonly initFunctions: readonly InitFunction[];
-  readonly comdats: readonly Comdat[];
-}
-
-export type SymbolEntry = { readonly flags: number } & (
-  | {
-      readonly kind: 'function' | 'global' | 'tag' | 'table';
-      readonly index: number;
-      /** An undefined symbol without a name has its import's. */
-      readonly name?: string;
-    }
-  | {
-      readonly kind: 'data';
-      readonly name: string;
-      /** Undefined with the symbol. */
-      readonly place?: { readonly segment: number; readonly offset: number; readonly sizeBytes: number };
-    }
-  | { readonly kind: 'section'; readonly section: number }
-);
-
-export interface SegmentInfo {
-  readonly name: string;
-  readonly alignmentLog2: number;
-  readonly flags: number;
-}
-
-export interface InitFunction {
-  readonly priority: number;
-  /** Index into the symbol table. */
-  readonly symbol: number;
-}
-
-/** Of several objects that bring a COMDAT of one name, one wins with all its members. */
-export interface Comdat {
-  readonly name: string;
-  readonly members: readonly {
-    readonly kind: 'data' | 'function' | 'global' | 'tag' | 'table' | 'section';
-    readonly index: number;
-  }[];
-}
-
-/** Relocations of one section; offsets count from the start of its content. */
-export interface RelocationSection {
-  /** Index into `Module.sections`. */
-  readonly section: number;
-  readonly relocations: readonly Relocation[];
-}
-
-export const SYMBOL_WEAK = 0x01;
-export const SYMBOL_LOCAL = 0x02;
-export const SYMBOL_HIDDEN = 0x04;
-export const SYMBOL_UNDEFINED = 0x10;
-export const SYMBOL_EXPORTED = 0x20;
-export const SYMBOL_EXPLICIT_NAME = 0x40;
-export const SYMBOL_NO_STRIP = 0x80;
-export const SYMBOL_TLS = 0x100;
-export const SYMBOL_ABSOLUTE = 0x200;
-
-export const SEGMENT_STRINGS = 0x1;
-export const SEGMENT_TLS = 0x2;
-export const SEGMENT_RETAIN = 0x4;
-
-const VERSION = 2;
-const SEGMENT_INFO = 5;
-const INIT_FUNCTIONS = 6;
-const COMDATS = 7;
-const SYMBOL_TABLE = 8;
-
-/** By number, in the symbol table. */
-const symbolKinds = ['function', 'data', 'global', 'section', 'tag', 'table'] as const satisfies SymbolKind[];
 const externalKinds = ['function', 'table', 'memory', 'global', 'tag'] as const satisfies Import['kind'][];
-/** By number, in a COMDAT. */
-const comdatKinds = ['data', 'function', 'global', 'tag', 'table', 'section'] as const;
 
 /** Reads a relocatable object; throws MalformedError. Debug sections are passed over. */
 export function readObject(bytes: Uint8Array, name: string): ObjectFile {
@@ -124,7 +44,8 @@ export function readObject(bytes: Uint8Array, name: string): ObjectFile {
     if (kind === 'function' && atom !== undefined && !names.has(atom)) names.set(atom, symbolName);
   }
   const functions = code.map((body, index): Atom => {
-    const signature = scope.signatureOf(scope.importCount('function') + index);
+    const functionIndex = scope.importCount('function') + index;
+    const comdat = comdats.function.get(functionIndex);
     return {
       index,
       name: names.get(index) ?? `function[${index}]`,
@@ -133,14 +54,15 @@ export function readObject(bytes: Uint8Array, name: string): ObjectFile {
       sizeBytes: body.length,
       alignment: 1,
       relocations: relocations.code[index] ?? [],
-      signature,
-      ...comdats.function(scope.importCount('function') + index),
+      signature: scope.signatureOf(functionIndex),
+      ...(comdat !== undefined && { comdat }),
     };
   });
   const segments = data.map((segment, index): Atom => {
     const info = linking.segments[index] ?? { name: '', alignmentLog2: 0, flags: 0 };
     const own = relocations.data[index] ?? [];
     const kind = atomKind(info, segment, own);
+    const comdat = comdats.data.get(index);
     return {
       index: code.length + index,
       name: info.name,
@@ -149,7 +71,7 @@ export function readObject(bytes: Uint8Array, name: string): ObjectFile {
       sizeBytes: segment.bytes.length,
       alignment: 2 ** info.alignmentLog2,
       relocations: own,
-      ...comdats.data(index),
+      ...(comdat !== undefined && { comdat }),
     };
   });
   return {
@@ -159,85 +81,6 @@ export function readObject(bytes: Uint8Array, name: string): ObjectFile {
     signatures: scope.signatures,
     ...(linking.initFunctions.length > 0 && { initFunctions: linking.initFunctions }),
   };
-}
-
-/** The content of the `linking` section. `origin` is where it begins in the file. */
-export function readLinking(bytes: Uint8Array, file: string, origin = 0): Linking {
-  const reader = new Reader(bytes, file, origin);
-  const version = readU32(reader, 'the version of the linking section');
-  if (version !== VERSION) reader.fail(`version ${VERSION} of the linking section`, `${version}`, 0);
-  let symbols: readonly SymbolEntry[] = [];
-  let segments: readonly SegmentInfo[] = [];
-  let initFunctions: readonly InitFunction[] = [];
-  let comdats: readonly Comdat[] = [];
-  while (!reader.atEnd) {
-    const start = reader.position;
-    const id = reader.u8('a linking subsection');
-    const content = reader.within(readU32(reader, 'the size of a linking subsection'), 'a linking subsection');
-    if (id === SEGMENT_INFO) segments = readAll(content, 'segments', readSegmentInfo);
-    else if (id === INIT_FUNCTIONS) initFunctions = readAll(content, 'init functions', readInitFunction);
-    else if (id === COMDATS) comdats = readAll(content, 'COMDATs', readComdat);
-    else if (id === SYMBOL_TABLE) symbols = readAll(content, 'symbols', readSymbolEntry);
-    else reader.fail('a linking subsection (5 to 8)', `${id}`, start);
-    content.end('the linking subsection');
-  }
-  for (const { symbol } of initFunctions) {
-    if (symbols[symbol]?.kind !== 'function') reader.fail('the symbol of an init function', `symbol ${symbol}`);
-  }
-  return { symbols, segments, initFunctions, comdats };
-}
-
-/** The content of a `linking` section, in LLVM's order and with its padded sizes. */
-export function writeLinking(linking: Linking): Uint8Array<ArrayBuffer> {
-  const writer = new Writer();
-  writeUnsigned(writer, VERSION);
-  const subsection = <T>(id: number, items: readonly T[], write: (to: Writer, item: T) => void): void => {
-    if (items.length === 0) return;
-    const content = new Writer();
-    writeUnsigned(content, items.length);
-    for (const item of items) write(content, item);
-    writer.u8(id);
-    writeUnsigned(writer, content.length, 5);
-    writer.bytes(content.finish());
-  };
-  subsection(SYMBOL_TABLE, linking.symbols, writeSymbolEntry);
-  subsection(SEGMENT_INFO, linking.segments, writeSegmentInfo);
-  subsection(INIT_FUNCTIONS, linking.initFunctions, writeInitFunction);
-  subsection(COMDATS, linking.comdats, writeComdat);
-  return writer.finish();
-}
-
-/** The content of a `reloc.*` section. Symbols are indices as they stand; nobody has checked them. */
-export function readRelocations(bytes: Uint8Array, file: string, origin = 0): RelocationSection {
-  const reader = new Reader(bytes, file, origin);
-  const index = readU32(reader, 'the index of a section');
-  let previous = 0;
-  const relocations = readAll(reader, 'relocations', (from): Relocation => {
-    const start = from.position;
-    const kind = from.u8('a relocation');
-    const known = relocationKinds[kind] ?? from.fail('a relocation kind (0 to 26)', `${kind}`, start);
-    const offset = readU32(from, 'the offset of a relocation');
-    if (offset < previous) from.fail('relocations in the order of their offsets', `${offset} after ${previous}`, start);
-    previous = offset;
-    const symbol = readU32(from, 'the symbol of a relocation');
-    return { offset, kind, symbol, addend: known.hasAddend ? readAddend(from, known.width) : 0 };
-  });
-  reader.end('the relocations');
-  return { section: index, relocations };
-}
-
-/** The content of a `reloc.*` section. */
-export function writeRelocations({ section: index, relocations }: RelocationSection): Uint8Array<ArrayBuffer> {
-  const writer = new Writer();
-  writeUnsigned(writer, index);
-  writeUnsigned(writer, relocations.length);
-  for (const { kind, offset, symbol, addend } of relocations) {
-    writer.u8(kind);
-    writeUnsigned(writer, offset);
-    writeUnsigned(writer, symbol);
-    if (relocationKinds[kind]?.hasAddend) writeSigned(writer, addend);
-  }
-  return writer.finish();
 }
 
 /** A data segment of an object of our own, with one symbol for the whole of it, which the linker keeps. */
@@ -432,129 +275,29 @@ function relocationsByAtom(
 }
 
 function atomKind(info: SegmentInfo, segment: DataSegment, relocations: readonly Relocation[]): AtomKind {
-  if (info.flags & SEGMENT_TLS || /^\.t(data|bss)/.test(info.name)) return 'tls';
-  if (/^\.rodata/.test(info.name)) return 'constant';
-  if (!/^\.bss/.test(info.name)) return 'data';
-  return relocations.length === 0 && segment.bytes.every((byte) => byte === 0) ? 'zero' : 'data';
+  const { name, flags } = info;
+  if (flags & SEGMENT_TLS || name.startsWith('.tdata') || name.startsWith('.tbss')) return 'tls';
+  if (name.startsWith('.rodata')) return 'constant';
+  const isZero = name.startsWith('.bss') && relocations.length === 0 && segment.bytes.every((byte) => byte === 0);
+  return isZero ? 'zero' : 'data';
 }
 
-/** Which COMDAT a function, or a data segment, of that index belongs to. */
-function comdatNames(linking: Linking): Record<'function' | 'data', (index: number) => { comdat?: string }> {
+/** The COMDAT of each function and of each data segment that is in one, by index. */
+function comdatNames(linking: Linking): Record<'function' | 'data', ReadonlyMap<number, string>> {
   const names = { function: new Map<number, string>(), data: new Map<number, string>() };
   for (const { name, members } of linking.comdats) {
     for (const { kind, index } of members) if (kind === 'function' || kind === 'data') names[kind].set(index, name);
   }
-  const lookup = (of: ReadonlyMap<number, string>) => (index: number) => {
-    const comdat = of.get(index);
-    return comdat === undefined ? {} : { comdat };
-  };
-  return { function: lookup(names.function), data: lookup(names.data) };
-}
-
-function readAll<T>(reader: Reader, items: string, read: (reader: Reader) => T): T[] {
-  const all: T[] = [];
-  for (let count = readCount(reader, items); count > 0; count--) all.push(read(reader));
-  return all;
-}
-
-function readSymbolEntry(reader: Reader): SymbolEntry {
-  const start = reader.position;
-  const code = reader.u8('a symbol');
-  const kind = symbolKinds[code] ?? reader.fail('a kind of symbol (0 to 5)', `${code}`, start);
-  const flags = readU32(reader, "a symbol's flags");
-  const isDefined = (flags & SYMBOL_UNDEFINED) === 0;
-  if (kind === 'section') return { kind, flags, section: readU32(reader, "a section symbol's section") };
-  if (kind === 'data') {
-    const name = readName(reader, "a symbol's name");
-    if (!isDefined) return { kind, flags, name };
-    const segment = readU32(reader, "a data symbol's segment");
-    const offset = readU64(reader, "a data symbol's offset");
-    return { kind, flags, name, place: { segment, offset, sizeBytes: readU64(reader, "a data symbol's size") } };
-  }
-  const index = readU32(reader, "a symbol's index");
-  if (!isDefined && (flags & SYMBOL_EXPLICIT_NAME) === 0) return { kind, flags, index };
-  return { kind, flags, index, name: readName(reader, "a symbol's name") };
-}
-
-function writeSymbolEntry(writer: Writer, entry: SymbolEntry): void {
-  writer.u8(symbolKinds.indexOf(entry.kind));
-  writeUnsigned(writer, entry.flags);
-  if (entry.kind === 'section') return writeUnsigned(writer, entry.section);
-  if (entry.kind === 'data') {
-    writeName(writer, entry.name);
-    if (entry.place === undefined) return;
-    writeUnsigned(writer, entry.place.segment);
-    writeUnsigned(writer, entry.place.offset);
-    return writeUnsigned(writer, entry.place.sizeBytes);
-  }
-  writeUnsigned(writer, entry.index);
-  if (entry.name !== undefined) writeName(writer, entry.name);
-}
-
-function readSegmentInfo(reader: Reader): SegmentInfo {
-  const name = readName(reader, "a segment's name");
-  const start = reader.position;
-  const alignmentLog2 = readU32(reader, "a segment's alignment");
-  if (alignmentLog2 > 31) reader.fail("a segment's alignment", `2^${alignmentLog2}`, start);
-  return { name, alignmentLog2, flags: readU32(reader, "a segment's flags") };
-}
-
-function writeSegmentInfo(writer: Writer, info: SegmentInfo): void {
-  writeName(writer, info.name);
-  writeUnsigned(writer, info.alignmentLog2);
-  writeUnsigned(writer, info.flags);
-}
-
-function readInitFunction(reader: Reader): InitFunction {
-  return { priority: readU32(reader, 'a priority'), symbol: readU32(reader, 'the symbol of an init function') };
-}
-
-function writeInitFunction(writer: Writer, { priority, symbol }: InitFunction): void {
-  writeUnsigned(writer, priority);
-  writeUnsigned(writer, symbol);
-}
-
-function readComdat(reader: Reader): Comdat {
-  const name = readName(reader, "a COMDAT's name");
-  const start = reader.position;
-  const flags = readU32(reader, "a COMDAT's flags");
-  if (flags !== 0) reader.fail("a COMDAT's flags (0)", `${flags}`, start);
-  const members = readAll(reader, 'members of a COMDAT', (from) => {
-    const at = from.position;
-    const code = from.u8('a member of a COMDAT');
-    const kind = comdatKinds[code] ?? from.fail('a kind of COMDAT member (0 to 5)', `${code}`, at);
-    return { kind, index: readU32(from, 'the index of a COMDAT member') };
-  });
-  return { name, members };
-}
-
-function writeComdat(writer: Writer, { name, members }: Comdat): void {
-  writeName(writer, name);
-  writeUnsigned(writer, 0);
-  writeUnsigned(writer, members.length);
-  for (const { kind, index } of members) {
-    writer.u8(comdatKinds.indexOf(kind));
-    writeUnsigned(writer, index);
-  }
-}
-
-/** Addends of 32-bit fields are i32, of 64-bit fields i64. */
-function readAddend(reader: Reader, width: number): number {
-  if (width < 8) return readS32(reader, 'an addend');
-  const start = reader.position;
-  const addend = readS64(reader, 'an addend');
-  if (BigInt.asIntN(54, addend) !== addend) reader.fail('an addend within 2^53', `${addend}`, start);
-  return Number(addend);
+  return names;
 }
 
 /** https://github.com/WebAssembly/tool-conventions/blob/main/Linking.md#target-features-section */
 function writeFeatures(features: readonly string[]): Uint8Array {
   const writer = new Writer();
-  writeUnsigned(writer, features.length);
-  for (const feature of features) {
-    writer.utf8('+');
-    writeName(writer, feature);
-  }
+  writeVector(writer, features, (to, feature) => {
+    to.utf8('+');
+    writeName(to, feature);
+  });
   return writer.finish();
 }
 

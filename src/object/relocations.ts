@@ -1,5 +1,10 @@
-// The relocation kinds of wasm objects, as data: what each one names and the field that it fills.
+// The relocation kinds of wasm objects, as data: what each one names and the field that it fills. And a `reloc.*` section:
+// bytes ↔ relocations.
 // https://github.com/WebAssembly/tool-conventions/blob/main/Linking.md#relocation-sections
+
+import type { Relocation } from '../model.ts';
+import { Reader, Writer } from './bytes.ts';
+import { readS32, readS64, readU32, readVector, writeSigned, writeUnsigned, writeVector } from './leb128.ts';
 
 export interface RelocationKind {
   /** As in the specification, verbatim. */
@@ -11,6 +16,13 @@ export interface RelocationKind {
   /** Of the field, in bytes. */
   readonly width: 4 | 5 | 8 | 10;
   readonly hasAddend: boolean;
+}
+
+/** Relocations of one section; offsets count from the start of its content. */
+export interface RelocationSection {
+  /** Index into `Module.sections`. */
+  readonly section: number;
+  readonly relocations: readonly Relocation[];
 }
 
 export const R_WASM_FUNCTION_INDEX_LEB = 0;
@@ -71,3 +83,44 @@ export const relocationKinds: readonly RelocationKind[] = [
   { name: 'R_WASM_MEMORY_ADDR_TLS_SLEB64', target: 'data', encoding: 'sleb', width: 10, hasAddend: true },
   { name: 'R_WASM_FUNCTION_INDEX_I32', target: 'function', encoding: 'le', width: 4, hasAddend: false },
 ];
+
+/** The content of a `reloc.*` section. Symbols are indices as they stand; nobody has checked them. */
+export function readRelocations(bytes: Uint8Array, file: string, origin = 0): RelocationSection {
+  const reader = new Reader(bytes, file, origin);
+  const index = readU32(reader, 'the index of a section');
+  let previous = 0;
+  const relocations = readVector(reader, 'relocations', (from): Relocation => {
+    const start = from.position;
+    const kind = from.u8('a relocation');
+    const known = relocationKinds[kind] ?? from.fail('a relocation kind (0 to 26)', `${kind}`, start);
+    const offset = readU32(from, 'the offset of a relocation');
+    if (offset < previous) from.fail('relocations in the order of their offsets', `${offset} after ${previous}`, start);
+    previous = offset;
+    const symbol = readU32(from, 'the symbol of a relocation');
+    return { offset, kind, symbol, addend: known.hasAddend ? readAddend(from, known.width) : 0 };
+  });
+  reader.end('the relocations');
+  return { section: index, relocations };
+}
+
+/** The content of a `reloc.*` section. */
+export function writeRelocations({ section: index, relocations }: RelocationSection): Uint8Array<ArrayBuffer> {
+  const writer = new Writer();
+  writeUnsigned(writer, index);
+  writeVector(writer, relocations, (to, { kind, offset, symbol, addend }) => {
+    to.u8(kind);
+    writeUnsigned(to, offset);
+    writeUnsigned(to, symbol);
+    if (relocationKinds[kind]?.hasAddend) writeSigned(to, addend);
+  });
+  return writer.finish();
+}
+
+/** Addends of 32-bit fields are i32, of 64-bit fields i64. */
+function readAddend(reader: Reader, width: number): number {
+  if (width < 8) return readS32(reader, 'an addend');
+  const start = reader.position;
+  const addend = readS64(reader, 'an addend');
+  if (BigInt.asIntN(54, addend) !== addend) reader.fail('an addend within 2^53', `${addend}`, start);
+  return Number(addend);
+}

@@ -4,7 +4,16 @@
 
 import type { Signature } from '../model.ts';
 import { Reader, Writer } from './bytes.ts';
-import { readCount, readName, readU32, readU64, sizeOfUnsigned, writeName, writeUnsigned } from './leb128.ts';
+import {
+  readName,
+  readU32,
+  readU64,
+  readVector,
+  sizeOfUnsigned,
+  writeName,
+  writeUnsigned,
+  writeVector,
+} from './leb128.ts';
 import { walkExpression } from './operators.ts';
 import { readSignature, readValueType, type ValueType, writeSignature, writeValueType } from './signature.ts';
 
@@ -150,10 +159,10 @@ export function writeModule(module: Module): Uint8Array<ArrayBuffer> {
   const writer = new Writer(1 << 16);
   writer.u32le(0x6d736100);
   writer.u32le(1);
-  for (const section of module.sections) {
-    const content = writeSection(section);
-    writer.u8(kinds.indexOf(section.kind));
-    writeUnsigned(writer, content.length, section.sizeWidth);
+  for (const item of module.sections) {
+    const content = writeContent(item);
+    writer.u8(kinds.indexOf(item.kind));
+    writeUnsigned(writer, content.length, item.sizeWidth);
     writer.bytes(content);
   }
   return writer.finish();
@@ -179,9 +188,8 @@ function readSection(reader: Reader): Section {
   const size = readU32(reader, `the size of the ${kind} section`);
   const width = reader.position - sizeStart;
   const content = reader.within(size, `${kind} section`);
-  const section = readContent(kind, content);
+  const read = { ...readContent(kind, content), offset: content.origin };
   content.end(`the ${kind} section`);
-  const read = { ...section, offset: content.origin };
   return width === sizeOfUnsigned(size) ? read : { ...read, sizeWidth: width };
 }
 
@@ -215,71 +223,59 @@ function readContent(kind: SectionKind, reader: Reader): Section {
       return { kind, count: readU32(reader, 'the number of data segments') };
     case 'code':
       return { kind, bodies: readVector(reader, 'function bodies', readBody) };
-    case 'data':
+    default:
       return { kind, segments: readVector(reader, 'data segments', readDataSegment) };
   }
 }
 
-function writeSection(section: Section): Uint8Array {
+function writeContent(content: Section): Uint8Array {
   const writer = new Writer(1 << 10);
-  switch (section.kind) {
+  switch (content.kind) {
     case 'custom':
-      writeName(writer, section.name);
-      writer.bytes(section.bytes);
+      writeName(writer, content.name);
+      writer.bytes(content.bytes);
       break;
     case 'type':
-      writeVector(writer, section.types, writeSignature);
+      writeVector(writer, content.types, writeSignature);
       break;
     case 'import':
-      writeVector(writer, section.imports, writeImport);
+      writeVector(writer, content.imports, writeImport);
       break;
     case 'function':
-      writeVector(writer, section.types, writeUnsigned);
+      writeVector(writer, content.types, writeUnsigned);
       break;
     case 'table':
-      writeVector(writer, section.tables, writeTable);
+      writeVector(writer, content.tables, writeTable);
       break;
     case 'memory':
-      writeVector(writer, section.memories, writeLimits);
+      writeVector(writer, content.memories, writeLimits);
       break;
     case 'tag':
-      writeVector(writer, section.types, writeTag);
+      writeVector(writer, content.types, writeTag);
       break;
     case 'global':
-      writeVector(writer, section.globals, writeGlobal);
+      writeVector(writer, content.globals, writeGlobal);
       break;
     case 'export':
-      writeVector(writer, section.exports, writeExport);
+      writeVector(writer, content.exports, writeExport);
       break;
     case 'start':
-      writeUnsigned(writer, section.function);
+      writeUnsigned(writer, content.function);
       break;
     case 'element':
-      writeVector(writer, section.segments, writeElementSegment);
+      writeVector(writer, content.segments, writeElementSegment);
       break;
     case 'dataCount':
-      writeUnsigned(writer, section.count);
+      writeUnsigned(writer, content.count);
       break;
     case 'code':
-      writeVector(writer, section.bodies, writeSized);
+      writeVector(writer, content.bodies, writeSized);
       break;
     case 'data':
-      writeVector(writer, section.segments, writeDataSegment);
+      writeVector(writer, content.segments, writeDataSegment);
       break;
   }
   return writer.finish();
-}
-
-function readVector<T>(reader: Reader, items: string, read: (reader: Reader) => T): T[] {
-  const count = readCount(reader, items);
-  const vector: T[] = [];
-  for (let index = 0; index < count; index++) vector.push(read(reader));
-  return vector;
-}
-
-function writeVector<T>(writer: Writer, items: readonly T[], write: (writer: Writer, item: T) => void): void {
-  writeUnsigned(writer, items.length);
-  for (const item of items) write(writer, item);
 }
 
 function readIndex(reader: Reader): number {
@@ -299,7 +295,7 @@ function readImport(reader: Reader): Import {
       return { module, name, kind, table: { type: readValueType(reader), limits: readLimits(reader) } };
     case 'memory':
       return { module, name, kind, limits: readLimits(reader) };
-    case 'global':
+    default:
       return { module, name, kind, global: readGlobalType(reader) };
   }
 }
