@@ -1,0 +1,293 @@
+// wasm-bindgen's output and the linker's map in; out come the module that the page runs instead, and the Program it is.
+//
+// Each function of the workspace moves to a new index at the end, and a stub takes its place:
+//
+//     (func $label (param i32 i32)              (func $label (param i32 i32)
+//       …body…)                        →          local.get 0  local.get 1  i32.const SLOT  call_indirect)
+//                                               (func $label' …body…)        table[SLOT] = $label'
+//
+// so every call, vtable and function pointer of the program goes through the slot without a byte of other code changed.
+// Functions of the standard library and of dependencies, and imported ones, get a slot too, but no stub: patches call
+// everything by slot.
+
+import type { Build, Image, Signature } from '../model.ts';
+import { Writer } from '../object/bytes.ts';
+import { writeSigned, writeUnsigned } from '../object/leb128.ts';
+import { readNames, writeNames } from '../object/names.ts';
+import { parameterCount } from '../object/signature.ts';
+import { customSection, type Export, type Module, readModule, type Section, section, writeModule } from '../object/wasm.ts';
+import { functionNames } from '../object/names.ts';
+import { type LinkerMap, readMap } from './map.ts';
+import { type Entry, Program } from './program.ts';
+import { Unlinkable } from './target.ts';
+import { constantExpression } from './wasm.ts';
+
+/** Name of the static in which patches keep new data; an object that defines it is on the base's link line. */
+export const ARENA = '__hotslot_arena';
+
+/** Table entries kept free for functions that patches add. An empty entry costs the page a pointer. */
+const FREE_SLOTS = 1 << 16;
+
+export interface Base {
+  readonly module: Uint8Array;
+  readonly program: Program;
+}
+
+/** `identify` names the base by its content. */
+export function openBase(image: Image, build: Build, version: number, identify: (module: Uint8Array) => string): Base {
+  const module = readModule(image.module, 'wasm-bindgen output');
+  const map = readMap(image.map);
+  const functions = readFunctions(module);
+  const table = functionTable(module);
+  const workspace = new Set(build.objects.map(({ name }) => name));
+  const stubbed = userFunctions(functions, map, workspace);
+
+  // Slots lie behind the program's own entries, in the order of the functions.
+  const slotOf = (index: number): number => table.minimum + index;
+  const firstMoved = functions.all.length;
+  const slots = functions.all.map((_, index) => index);
+  const bodies = [...(section(module, 'code')?.bodies ?? [])];
+  const types = [...(section(module, 'function')?.types ?? [])];
+  const names = new Map(functions.names);
+  for (const index of stubbed.keys()) {
+    const { signature, type } = functions.all[index] ?? fail(`no function ${index}`);
+    const moved = firstMoved + (bodies.length - (functions.all.length - functions.imported));
+    const at = index - functions.imported;
+    bodies.push(bodies[at] ?? fail(`function ${index} has no body`));
+    bodies[at] = stub(signature, type, slotOf(index), table.index);
+    types.push(type);
+    slots[index] = moved;
+    // The name goes with the body: it is what a stack trace shows.
+    const name = names.get(index);
+    names.delete(index);
+    if (name !== undefined) names.set(moved, name);
+  }
+
+  const rewritten = writeModule({
+    name: module.name,
+    sections: replace(module, {
+      function: { kind: 'function', types },
+      code: { kind: 'code', bodies },
+      table: resizedTable(module, table, slotOf(functions.all.length) + FREE_SLOTS),
+      export: { kind: 'export', exports: [...(section(module, 'export')?.exports ?? []), ...ownExports(module, table.index)] },
+      element: {
+        kind: 'element',
+        segments: [
+          ...(section(module, 'element')?.segments ?? []),
+          {
+            flags: table.index === 0 ? 0 : 2,
+            table: table.index,
+            offset: constantExpression(table.minimum),
+            type: 'funcref',
+            items: slots,
+          },
+        ],
+      },
+      names,
+    }),
+  });
+
+  const arena = map.data.get(ARENA);
+  if (arena === undefined) throw new Unlinkable(`the linker's map has no ${ARENA}`);
+  const entries = new Map<string, Entry>();
+  const ambiguous = new Set(map.ambiguous);
+  for (const [index, { signature, name }] of functions.all.entries()) {
+    if (name === undefined) continue;
+    if (functions.repeated.has(name) || ambiguous.has(name)) {
+      ambiguous.add(name);
+      continue;
+    }
+    const user = stubbed.get(index);
+    entries.set(name, { slot: slotOf(index), signature, ...(user && { object: user.object }) });
+    if (user !== undefined && user.symbol !== name) entries.set(user.symbol, { slot: slotOf(index), signature, object: user.object });
+  }
+  const program = new Program({
+    base: identify(rewritten),
+    version,
+    functions: entries,
+    ambiguous,
+    map,
+    initial: initialMemory(module),
+    free: { slot: slotOf(functions.all.length), address: arena.address, addressEnd: arena.address + arena.sizeBytes },
+    objects: build.objects,
+  });
+  return { module: rewritten, program };
+}
+
+interface Functions {
+  readonly all: readonly { readonly type: number; readonly signature: Signature; readonly name: string | undefined }[];
+  readonly imported: number;
+  readonly names: ReadonlyMap<number, string>;
+  readonly repeated: ReadonlySet<string>;
+}
+
+/** Functions by index, imported ones first. */
+export function readFunctions(module: Module): Functions {
+  const signatures = section(module, 'type')?.types ?? [];
+  const names = functionNames(module);
+  const imports = (section(module, 'import')?.imports ?? []).flatMap((item) => (item.kind === 'function' ? [item.type] : []));
+  const types = [...imports, ...(section(module, 'function')?.types ?? [])];
+  const seen = new Set<string>();
+  const repeated = new Set<string>();
+  const all = types.map((type, index) => {
+    const name = names.get(index);
+    if (name !== undefined && seen.has(name)) repeated.add(name);
+    if (name !== undefined) seen.add(name);
+    return { type, signature: signatures[type] ?? fail(`no type ${type}`), name };
+  });
+  return { all, imported: imports.length, names, repeated };
+}
+
+/**
+ * Functions whose code the user can edit: index → the symbol and the object that define it. wasm-bindgen renames an
+ * exported function from its symbol `NAME_HASH` to `NAME`.
+ */
+function userFunctions(
+  { all, imported, repeated }: Functions,
+  map: LinkerMap,
+  workspace: ReadonlySet<string>,
+): Map<number, { symbol: string; object: string }> {
+  const exported = new Map<string, string>();
+  for (const [symbol, object] of map.functions) {
+    const name = /^(.+)_[0-9a-f]{16}$/.exec(symbol)?.[1];
+    if (name !== undefined && workspace.has(object) && map.functions.has(`__wbindgen_describe_${symbol}`)) exported.set(name, symbol);
+  }
+  const found = new Map<number, { symbol: string; object: string }>();
+  for (const [index, { name }] of all.entries()) {
+    if (index < imported || name === undefined || repeated.has(name) || map.ambiguous.has(name)) continue;
+    const symbol = map.functions.has(name) ? name : exported.get(name);
+    const object = symbol === undefined ? undefined : map.functions.get(symbol);
+    if (symbol !== undefined && object !== undefined && workspace.has(object)) found.set(index, { symbol, object });
+  }
+  return found;
+}
+
+function stub(signature: Signature, type: number, slot: number, table: number): Uint8Array {
+  const writer = new Writer(16);
+  writer.u8(0);
+  const parameters = parameterCount(signature);
+  for (let index = 0; index < parameters; index++) {
+    writer.u8(0x20);
+    writeUnsigned(writer, index);
+  }
+  writer.u8(0x41);
+  writeSigned(writer, slot);
+  writer.u8(0x11);
+  writeUnsigned(writer, type);
+  writeUnsigned(writer, table);
+  writer.u8(0x0b);
+  return writer.finish();
+}
+
+interface FunctionTable {
+  readonly index: number;
+  readonly minimum: number;
+}
+
+function functionTable(module: Module): FunctionTable {
+  const tables = section(module, 'table')?.tables ?? [];
+  const index = tables.findIndex(({ type }) => type === 'funcref');
+  const table = tables[index];
+  if (table === undefined) throw new Unlinkable('the program has no function table of its own');
+  return { index, minimum: table.limits.minimum };
+}
+
+function resizedTable(module: Module, { index }: FunctionTable, minimum: number): Section {
+  const tables = [...(section(module, 'table')?.tables ?? [])];
+  const table = tables[index] ?? fail('no function table');
+  // Without a maximum: patches may outgrow what is kept free.
+  tables[index] = { ...table, limits: { minimum } };
+  return { kind: 'table', tables };
+}
+
+/** What patches import from the running program. */
+function ownExports(module: Module, functionTableIndex: number): Export[] {
+  const globals = section(module, 'global')?.globals ?? [];
+  // The linker makes `__stack_pointer` its first global.
+  if (globals[0]?.mutable !== true || globals[0].type !== 'i32') throw new Unlinkable('the program has no stack pointer');
+  const exports: Export[] = [
+    { name: '__hotslot_table', kind: 'table', index: functionTableIndex },
+    { name: '__hotslot_stack_pointer', kind: 'global', index: 0 },
+  ];
+  const externrefs = (section(module, 'table')?.tables ?? []).findIndex(({ type }) => type === 'externref');
+  if (externrefs >= 0) exports.push({ name: '__hotslot_externrefs', kind: 'table', index: externrefs });
+  if (section(module, 'tag') !== undefined) exports.push({ name: '__hotslot_exception', kind: 'tag', index: 0 });
+  return exports;
+}
+
+interface Replacements {
+  readonly function: Section;
+  readonly code: Section;
+  readonly table: Section;
+  readonly export: Section;
+  readonly element: Section;
+  readonly names: ReadonlyMap<number, string>;
+}
+
+function replace(module: Module, replacements: Replacements): Section[] {
+  const sections = module.sections.map((old): Section => {
+    switch (old.kind) {
+      case 'function':
+      case 'code':
+      case 'table':
+      case 'export':
+      case 'element':
+        return replacements[old.kind];
+      case 'custom': {
+        if (old.name !== 'name') return old;
+        const parts = readNames(old.bytes, `${module.name}: name section`);
+        const bytes = writeNames(parts.map((part) => (part.kind === 'functions' ? { kind: 'functions', names: replacements.names } : part)));
+        return { kind: 'custom', name: 'name', bytes };
+      }
+      default:
+        return old;
+    }
+  });
+  if (section(module, 'element') === undefined) insertBefore(sections, replacements.element, ['dataCount', 'code', 'data', 'custom']);
+  if (section(module, 'export') === undefined) insertBefore(sections, replacements.export, ['start', 'element']);
+  return sections;
+}
+
+function insertBefore(sections: Section[], inserted: Section, kinds: readonly Section['kind'][]): void {
+  const index = sections.findIndex(({ kind }) => kinds.includes(kind));
+  sections.splice(index < 0 ? sections.length : index, 0, inserted);
+}
+
+/** The memory as the data segments leave it; what no segment covers is zero. */
+function initialMemory(module: Module): (address: number, sizeBytes: number) => Uint8Array {
+  const segments = (section(module, 'data')?.segments ?? []).flatMap(({ flags, offset, bytes }) => {
+    const start = flags === 1 || offset === undefined ? undefined : constantValue(offset);
+    return start === undefined ? [] : [{ start, bytes }];
+  });
+  return (address, sizeBytes) => {
+    const memory = new Uint8Array(sizeBytes);
+    for (const { start, bytes } of segments) {
+      const from = Math.max(address, start);
+      const to = Math.min(address + sizeBytes, start + bytes.length);
+      if (from < to) memory.set(bytes.subarray(from - start, to - start), from - address);
+    }
+    return memory;
+  };
+}
+
+/** The N of `i32.const N; end`. */
+function constantValue(expression: Uint8Array): number | undefined {
+  if (expression[0] !== 0x41) return undefined;
+  let value = 0;
+  let shift = 0;
+  for (const byte of expression.subarray(1)) {
+    value |= (byte & 0x7f) << shift;
+    shift += 7;
+    if (byte < 0x80) return (shift < 32 && (byte & 0x40) !== 0 ? value | (-1 << shift) : value) >>> 0;
+  }
+  return undefined;
+}
+
+function fail(what: string): never {
+  throw new Error(`wasm-bindgen output: ${what}`);
+}
+
+/** Whether the module names its functions: without names nothing can be matched. */
+export function hasNames(image: Uint8Array): boolean {
+  return customSection(readModule(image, 'wasm-bindgen output'), 'name') !== undefined;
+}

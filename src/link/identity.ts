@@ -1,0 +1,140 @@
+// Old and new definitions in; out comes whether the new code may meet what the old code left in memory.
+//
+// A name is not an identity. Closures are numbered by their position in the function, and a vtable is read by position
+// too: code that was renumbered or reordered would run on memory of another shape. What cannot be shown to be the same
+// thing is refused.
+
+import type { Atom, ObjectFile, Refusal } from '../model.ts';
+import { definitionOf, isAnonymous, symbolAt } from './diff.ts';
+import { demangle, readable } from './mangle.ts';
+
+/** Closures of each function of the given crates, by the function's path. */
+function closuresIn(objects: readonly ObjectFile[], crates: ReadonlySet<string>): Map<string, Set<number>> {
+  const found = new Map<string, Set<number>>();
+  for (const object of objects) {
+    for (const symbol of object.symbols) {
+      if (symbol.kind !== 'function' || symbol.atom === undefined) continue;
+      for (const closure of demangle(symbol.name)?.closures ?? []) {
+        if (!crates.has(closure.crate)) continue;
+        const parent = found.get(closure.parent);
+        if (parent === undefined) found.set(closure.parent, new Set([closure.index]));
+        else parent.add(closure.index);
+      }
+    }
+  }
+  return found;
+}
+
+/** The crate an object belongs to: `shapes-1f5c.3x0` is of `shapes`. */
+export function crateOf(objectName: string): string {
+  return objectName.replace(/\..*$/, '').replace(/-[0-9a-f]{16}$/, '').replaceAll('-', '_');
+}
+
+/**
+ * A function that gained or lost closures: those behind it in the source carry other numbers now, and closures that
+ * already exist would run another's body. Refused until closures are matched by what they capture.
+ */
+export function closureRefusal(before: readonly ObjectFile[], after: readonly ObjectFile[]): Refusal | undefined {
+  const crates = new Set([...before, ...after].map((object) => crateOf(object.name)));
+  const old = closuresIn(before, crates);
+  const now = closuresIn(after, crates);
+  for (const [parent, indices] of now) {
+    const earlier = old.get(parent);
+    if (earlier === undefined || earlier.size === indices.size) continue;
+    return {
+      reason: `\`${parent}\` has ${count(indices.size)} where the running program has ${count(earlier.size)}; the closures already created would run the wrong code`,
+      remedy: 'reload',
+    };
+  }
+  return undefined;
+}
+
+function count(closures: number): string {
+  return closures === 1 ? '1 closure' : `${closures} closures`;
+}
+
+/** A vtable: drop glue, size, alignment, then one word for each method. */
+export interface Vtable {
+  readonly object: ObjectFile;
+  readonly atom: Atom;
+  readonly key: string;
+  /** Readable names of the words that are functions, by position; empty where there is none. */
+  readonly words: readonly string[];
+  /** `<T as Trait>` of the first method that says so. */
+  readonly implementation: string | undefined;
+  readonly header: string;
+}
+
+/** How a format tells vtables from other constants. */
+export interface VtableRules {
+  readonly wordBytes: number;
+  readonly isFunctionAddress: (kind: number) => boolean;
+}
+
+/** Anonymous constants of an object that have the form of a vtable with at least one method. */
+export function vtablesOf(object: ObjectFile, key: (object: ObjectFile, atom: Atom) => string, rules: VtableRules): Vtable[] {
+  const vtables: Vtable[] = [];
+  for (const symbol of object.symbols) {
+    const atom = isAnonymous(symbol) ? definitionOf(object, symbol)?.atom : undefined;
+    if (atom === undefined || atom.kind !== 'constant') continue;
+    const { wordBytes } = rules;
+    const words = Array.from({ length: Math.floor(atom.sizeBytes / wordBytes) }, () => '');
+    if (atom.sizeBytes % wordBytes !== 0 || words.length < 4) continue;
+    let implementation: string | undefined;
+    let fits = true;
+    for (const { offset, kind, symbol: index } of atom.relocations) {
+      const word = offset / wordBytes;
+      if (!Number.isInteger(word) || word === 1 || word === 2) fits = false;
+      if (!rules.isFunctionAddress(kind)) {
+        if (word < 3) fits = false;
+        continue;
+      }
+      const name = demangle(symbolAt(object, index).name);
+      words[word] = name?.text ?? symbolAt(object, index).name;
+      if (word >= 3) implementation ??= name?.implementation;
+    }
+    if (!fits || !words.slice(3).some((word) => word !== '')) continue;
+    const header = atom.bytes.subarray(wordBytes, 3 * wordBytes).join();
+    vtables.push({ object, atom, key: key(object, atom), words, implementation, header });
+  }
+  return vtables;
+}
+
+/**
+ * Objects made before the patch keep the vtable they were made with, so a vtable that changed is rewritten where it
+ * lies. That is sound only when each word still means the same method and the type has the same size.
+ */
+export function matchVtables(gone: readonly Vtable[], come: readonly Vtable[]): { rewritten: [Vtable, Vtable][] } | { refused: Refusal } {
+  const rewritten: [Vtable, Vtable][] = [];
+  for (const old of gone) {
+    const same = come.find((now) => methods(now) === methods(old));
+    if (same !== undefined && same.header === old.header && same.atom.sizeBytes === old.atom.sizeBytes) {
+      if (signatures(old) !== signatures(same)) return { refused: vtableRefusal(old, 'a method takes or returns other types') };
+      rewritten.push([old, same]);
+      continue;
+    }
+    if (same !== undefined) return { refused: vtableRefusal(old, 'the type behind it has another size') };
+    const other = come.find((now) => now.implementation !== undefined && now.implementation === old.implementation);
+    if (other !== undefined) return { refused: vtableRefusal(old, 'the trait has other methods, or in another order') };
+  }
+  return { rewritten };
+}
+
+/** What the words mean, drop glue left aside: a type may gain or lose it without moving anything. */
+function methods(vtable: Vtable): string {
+  return vtable.words.slice(3).join('\n');
+}
+
+function signatures(vtable: Vtable): string {
+  return vtable.atom.relocations.map(({ symbol }) => symbolAt(vtable.object, symbol).signature ?? '').join('\n');
+}
+
+function vtableRefusal(vtable: Vtable, why: string): Refusal {
+  const subject = vtable.implementation ?? vtable.words.find((word, index) => index >= 3 && word !== '') ?? 'a trait object';
+  return { reason: `objects that exist were made with an older \`${subject}\`: ${why}`, remedy: 'reload' };
+}
+
+/** A static cannot change its size where it lies, and what points to it cannot be found. */
+export function staticRefusal(symbol: string, from: number, to: number): Refusal {
+  return { reason: `static \`${readable(symbol)}\` is ${to} bytes in the new code and ${from} in the running program`, remedy: 'reload' };
+}

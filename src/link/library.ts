@@ -1,0 +1,93 @@
+// The workspace's objects and the archives on the link line in; out comes the object that defines a given symbol.
+//
+// Code that the base does not hold (a generic used for the first time, a function of std that nothing called) is pulled
+// from here. An archive's own symbol index names the member; workspace objects are indexed when first asked.
+
+import type { ArchiveSource, ObjectFile, ObjectSource } from '../model.ts';
+import { type Archive, readArchive } from '../object/archive.ts';
+import { readObject } from '../object/linking.ts';
+import { type Definition, definitionOf } from './diff.ts';
+
+export class Library {
+  #workspace: readonly ObjectSource[] = [];
+  #archiveSources: readonly ArchiveSource[] = [];
+  readonly #objects = new Map<string, ObjectFile>();
+  readonly #defined = new Map<string, { readonly stamp: string; readonly names: ReadonlySet<string> }>();
+  readonly #archives = new Map<string, Archive>();
+  readonly #members = new Map<string, ObjectFile>();
+
+  /** What the next look-ups are to find: the objects of one build, and the archives it was linked with. */
+  use(objects: readonly ObjectSource[], archives: readonly ArchiveSource[]): void {
+    this.#workspace = objects;
+    this.#archiveSources = archives;
+  }
+
+  /** A workspace object, kept until `keep` lets go of it. */
+  read(source: ObjectSource): ObjectFile {
+    const id = identity(source);
+    const known = this.#objects.get(id);
+    if (known !== undefined) return known;
+    const object = readObject(source.bytes(), source.name);
+    this.#objects.set(id, object);
+    return object;
+  }
+
+  /** Forgets every object read but these. */
+  keep(sources: Iterable<ObjectSource>): void {
+    const kept = new Set([...sources].map(identity));
+    for (const id of this.#objects.keys()) if (!kept.has(id)) this.#objects.delete(id);
+  }
+
+  /** Does the look-ups' one-off work ahead of the first edit that needs it. */
+  warm(source: ObjectSource | ArchiveSource): void {
+    if ('stamp' in source) this.#names(source);
+    else this.#archive(source);
+  }
+
+  find(name: string): Definition | undefined {
+    for (const source of this.#workspace) {
+      if (!this.#names(source).has(name)) continue;
+      const found = definitionIn(this.read(source), name);
+      if (found !== undefined) return found;
+    }
+    for (const source of this.#archiveSources) {
+      const member = this.#archive(source).symbols.get(name);
+      if (member === undefined) continue;
+      const label = `${source.path}(${member.name})`;
+      const object = this.#members.get(label) ?? readObject(member.bytes, label);
+      this.#members.set(label, object);
+      const found = definitionIn(object, name);
+      if (found !== undefined) return found;
+    }
+    return undefined;
+  }
+
+  #names(source: ObjectSource): ReadonlySet<string> {
+    const known = this.#defined.get(source.name);
+    if (known?.stamp === source.stamp) return known.names;
+    const object = this.#objects.get(identity(source)) ?? readObject(source.bytes(), source.name);
+    const names = new Set<string>();
+    for (const symbol of object.symbols) {
+      if (symbol.atom !== undefined && symbol.binding !== 'local') names.add(symbol.name);
+    }
+    this.#defined.set(source.name, { stamp: source.stamp, names });
+    return names;
+  }
+
+  #archive(source: ArchiveSource): Archive {
+    const known = this.#archives.get(source.path);
+    if (known !== undefined) return known;
+    const archive = readArchive(source.bytes(), source.path);
+    this.#archives.set(source.path, archive);
+    return archive;
+  }
+}
+
+function identity({ name, stamp }: ObjectSource): string {
+  return `${name}\0${stamp}`;
+}
+
+function definitionIn(object: ObjectFile, name: string): Definition | undefined {
+  const symbol = object.symbols.find((candidate) => candidate.name === name && candidate.atom !== undefined && candidate.binding !== 'local');
+  return symbol === undefined ? undefined : definitionOf(object, symbol);
+}

@@ -1,0 +1,249 @@
+// The wasm side of linking: a plan in, a patch module out.
+//
+// Instantiating the module is the patch. Its active element segments store the new functions into their slots, its
+// active data segments write the data, and both happen before anything else can run. It imports the running program's
+// memory, tables and stack pointer, and nothing by function: whatever code calls, it calls through a slot, so that the
+// next patch reaches this one's calls too.
+//
+// Code is spliced, not re-assembled. Branches in wasm count nesting levels, not bytes, so an instruction may become
+// longer or shorter; and relocations say where every index and address stands. `call f` becomes `i32.const SLOT;
+// call_indirect`, padded numbers become minimal ones.
+
+import type { Signature } from '../model.ts';
+import { Writer } from '../object/bytes.ts';
+import { encodeSigned, writeSigned, writeUnsigned } from '../object/leb128.ts';
+import { writeNames } from '../object/names.ts';
+import * as R from '../object/relocations.ts';
+import { relocationKinds } from '../object/relocations.ts';
+import { type ElementSegment, type Import, type Section, writeModule } from '../object/wasm.ts';
+import { symbolAt } from './diff.ts';
+import { readable } from './mangle.ts';
+import { type Plan, type PlannedData, type Resolved, type Target, type TargetKind, Unlinkable } from './target.ts';
+
+export const wasmTarget: Target = {
+  wordBytes: 4,
+  width: (kind) => kindOf(kind).width,
+  namesSignature: (kind) => kindOf(kind).target === 'type',
+  targetKind: ({ kind }) => targetKinds[kindOf(kind).target],
+  isFunctionAddress: (kind) => kind === R.R_WASM_TABLE_INDEX_I32,
+  isHostFunction: (symbol) => symbol.kind === 'function' && symbol.importModule !== undefined,
+  // wasm-bindgen runs `describe` functions at build time and puts what they describe in place of their callers.
+  isReplaced: (object, atom) =>
+    atom.relocations.some(({ kind, symbol: index }) => {
+      if (kindOf(kind).target !== 'function') return false;
+      const { name, importName } = symbolAt(object, index);
+      return name.includes('breaks_if_inlined') || (importName ?? name).startsWith('__wbindgen_describe');
+    }),
+  // A function that takes or gives JavaScript values keeps its i32 form under a second name once wasm-bindgen ran.
+  aliases: ({ name }) => [`${name} externref shim`, name],
+  emit,
+};
+
+const targetKinds: Readonly<Record<R.RelocationKind['target'], TargetKind>> = {
+  function: 'function',
+  data: 'address',
+  type: 'signature',
+  global: 'name',
+  table: 'name',
+  tag: 'name',
+  section: 'name',
+  any: 'name',
+};
+
+function kindOf(kind: number): R.RelocationKind {
+  const known = relocationKinds[kind];
+  if (known === undefined) throw new Unlinkable(`relocation kind ${kind} is unknown`);
+  return known;
+}
+
+const CALL = 0x10;
+const CALL_INDIRECT = 0x11;
+const RETURN_CALL = 0x12;
+const RETURN_CALL_INDIRECT = 0x13;
+const TABLE_GET = 0x25;
+const I32_CONST = 0x41;
+const END = 0x0b;
+const REF_FUNC = 0xd2;
+
+/** The function table is the patch's first table, whatever its index in the program. */
+const FUNCTION_TABLE = 0;
+
+function emit(plan: Plan): Uint8Array {
+  return new Emitter(plan).emit();
+}
+
+class Emitter {
+  readonly #plan: Plan;
+  readonly #types = new Map<Signature, number>();
+  readonly #imports: Import[] = [];
+  readonly #globals = new Map<string, number>();
+  readonly #tables = new Map<string, number>([['__indirect_function_table', FUNCTION_TABLE]]);
+  readonly #tags = new Map<string, number>();
+
+  constructor(plan: Plan) {
+    this.#plan = plan;
+  }
+
+  emit(): Uint8Array {
+    const { functions, imports, data } = this.#plan;
+    this.#imports.push(
+      { module: 'hotslot', name: 'memory', kind: 'memory', limits: { minimum: 0 } },
+      { module: 'hotslot', name: 'table', kind: 'table', table: { type: 'funcref', limits: { minimum: 0 } } },
+      ...imports.map(
+        ({ field, signature }): Import => ({ module: 'glue', name: field, kind: 'function', type: this.#type(signature) }),
+      ),
+    );
+    const bodies = functions.map(({ name, body, relocations }) => this.#splice(name, body, relocations));
+    const types = functions.map(({ signature }) => this.#type(signature));
+    const slots = [...imports, ...functions].map(({ slot }, index): [number, number] => [slot, index]);
+    const names = new Map(functions.map(({ name }, index) => [imports.length + index, readable(name).slice(0, 120)]));
+    const sections: Section[] = [
+      { kind: 'type', types: [...this.#types.keys()] },
+      { kind: 'import', imports: this.#imports },
+    ];
+    if (functions.length > 0) sections.push({ kind: 'function', types });
+    if (slots.length > 0) sections.push({ kind: 'element', segments: elements(slots) });
+    if (functions.length > 0) sections.push({ kind: 'code', bodies });
+    const segments = data.filter(({ atom, fresh }) => atom.kind !== 'zero' || !fresh).map(segment);
+    if (segments.length > 0) sections.push({ kind: 'data', segments });
+    if (functions.length > 0) {
+      sections.push({ kind: 'custom', name: 'name', bytes: writeNames([{ kind: 'functions', names }]) });
+    }
+    return writeModule({ name: 'patch', sections });
+  }
+
+  #type(signature: Signature): number {
+    const known = this.#types.get(signature);
+    if (known !== undefined) return known;
+    const index = this.#types.size;
+    this.#types.set(signature, index);
+    return index;
+  }
+
+  /** A code entry with every relocation applied. */
+  #splice(name: string, body: Uint8Array, relocations: readonly Resolved[]): Uint8Array {
+    const writer = new Writer(body.length + 16);
+    let copied = 0;
+    for (const relocation of relocations) {
+      const { offset, kind, value, signature } = relocation;
+      const end = endOfLeb(body, offset);
+      if (kind === R.R_WASM_FUNCTION_INDEX_LEB) {
+        writer.copy(body, copied, offset - 1);
+        this.#call(writer, name, body[offset - 1], value, signature ?? '');
+      } else {
+        writer.copy(body, copied, offset);
+        this.#immediate(writer, name, relocation);
+      }
+      copied = end;
+    }
+    writer.copy(body, copied, body.length);
+    return writer.finish();
+  }
+
+  #call(writer: Writer, name: string, opcode: number | undefined, slot: number, signature: Signature): void {
+    writer.u8(I32_CONST);
+    writeSigned(writer, slot);
+    if (opcode === REF_FUNC) {
+      writer.u8(TABLE_GET);
+    } else if (opcode === CALL || opcode === RETURN_CALL) {
+      writer.u8(opcode === CALL ? CALL_INDIRECT : RETURN_CALL_INDIRECT);
+      writeUnsigned(writer, this.#type(signature));
+    } else {
+      throw new Unlinkable(`\`${readable(name)}\` names a function in an instruction of kind 0x${opcode?.toString(16)}`);
+    }
+    writeUnsigned(writer, FUNCTION_TABLE);
+  }
+
+  #immediate(writer: Writer, name: string, { kind, value, signature, name: target }: Resolved): void {
+    switch (kind) {
+      case R.R_WASM_TABLE_INDEX_SLEB:
+      case R.R_WASM_MEMORY_ADDR_SLEB:
+        return writeSigned(writer, value | 0);
+      case R.R_WASM_MEMORY_ADDR_LEB:
+        return writeUnsigned(writer, value >>> 0);
+      case R.R_WASM_TYPE_INDEX_LEB:
+        // As a signed number, which block types want and every other place reads the same.
+        return writeSigned(writer, this.#type(signature ?? ''));
+      case R.R_WASM_GLOBAL_INDEX_LEB:
+        return writeUnsigned(writer, this.#global(name, target ?? ''));
+      case R.R_WASM_TABLE_NUMBER_LEB:
+        return writeUnsigned(writer, this.#table(name, target ?? ''));
+      case R.R_WASM_TAG_INDEX_LEB:
+        return writeUnsigned(writer, this.#tag(name, target ?? ''));
+      default:
+        throw new Unlinkable(`\`${readable(name)}\` needs ${kindOf(kind).name}, which only position-independent code has`);
+    }
+  }
+
+  #global(user: string, name: string): number {
+    const known = this.#globals.get(name);
+    if (known !== undefined) return known;
+    if (name !== '__stack_pointer') throw new Unlinkable(`\`${readable(user)}\` uses the global \`${name}\``);
+    const index = this.#globals.size;
+    this.#globals.set(name, index);
+    this.#imports.push({ module: 'hotslot', name: 'stack_pointer', kind: 'global', global: { type: 'i32', mutable: true } });
+    return index;
+  }
+
+  #table(user: string, name: string): number {
+    const known = this.#tables.get(name);
+    if (known !== undefined) return known;
+    if (name !== '__wbindgen_externrefs') throw new Unlinkable(`\`${readable(user)}\` uses the table \`${name}\``);
+    const index = this.#tables.size;
+    this.#tables.set(name, index);
+    const table = { type: 'externref', limits: { minimum: 0 } };
+    this.#imports.push({ module: 'hotslot', name: 'externrefs', kind: 'table', table });
+    return index;
+  }
+
+  #tag(user: string, name: string): number {
+    const known = this.#tags.get(name);
+    if (known !== undefined) return known;
+    if (name !== '__cpp_exception') throw new Unlinkable(`\`${readable(user)}\` uses the exception tag \`${name}\``);
+    const index = this.#tags.size;
+    this.#tags.set(name, index);
+    this.#imports.push({ module: 'hotslot', name: 'exception', kind: 'tag', type: this.#type('(i32)->()') });
+    return index;
+  }
+}
+
+/** https://webassembly.github.io/spec/core/binary/values.html#integers: the last byte has its high bit clear. */
+function endOfLeb(bytes: Uint8Array, offset: number): number {
+  let end = offset;
+  while ((bytes[end] ?? 0) >= 0x80) end++;
+  return end + 1;
+}
+
+export function constantExpression(value: number): Uint8Array {
+  return Uint8Array.of(I32_CONST, ...encodeSigned(value | 0), END);
+}
+
+/** One segment for each run of neighbouring slots. */
+function elements(slots: readonly (readonly [slot: number, index: number])[]): ElementSegment[] {
+  const sorted = slots.toSorted(([a], [b]) => a - b);
+  const segments: ElementSegment[] = [];
+  let items: number[] = [];
+  let next = -1;
+  for (const [slot, index] of sorted) {
+    if (slot !== next) {
+      items = [];
+      segments.push({ flags: 0, table: FUNCTION_TABLE, offset: constantExpression(slot), type: 'funcref', items });
+    }
+    items.push(index);
+    next = slot + 1;
+  }
+  return segments;
+}
+
+function segment({ address, atom, relocations }: PlannedData): { flags: 0; memory: number; offset: Uint8Array; bytes: Uint8Array } {
+  const bytes = new Uint8Array(atom.sizeBytes);
+  bytes.set(atom.bytes);
+  const view = new DataView(bytes.buffer);
+  for (const { offset, kind, value } of relocations) {
+    if (kind !== R.R_WASM_TABLE_INDEX_I32 && kind !== R.R_WASM_MEMORY_ADDR_I32) {
+      throw new Unlinkable(`\`${atom.name}\` needs ${kindOf(kind).name}, which no data of a running program has`);
+    }
+    view.setUint32(offset, value >>> 0, true);
+  }
+  return { flags: 0, memory: 0, offset: constantExpression(address), bytes };
+}
