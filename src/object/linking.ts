@@ -2,7 +2,7 @@
 // https://github.com/WebAssembly/tool-conventions/blob/main/Linking.md
 
 import type { Atom, AtomKind, ObjectFile, Relocation, Signature, Symbol } from '../model.ts';
-import { MalformedError, Writer } from './bytes.ts';
+import { isZero, MalformedError, Writer } from './bytes.ts';
 import { encodeSigned, writeName, writeVector } from './leb128.ts';
 import { readRelocations, relocationKinds } from './relocations.ts';
 import {
@@ -152,6 +152,7 @@ class Scope {
   readonly #offset: number;
   readonly #imports: ReadonlyMap<Import['kind'], readonly Import[]>;
   readonly #functionTypes: readonly number[];
+  readonly #bodies: readonly Uint8Array[];
   readonly #dataSegments: readonly DataSegment[];
 
   constructor(module: Module, linking: Linking, offset: number) {
@@ -163,10 +164,9 @@ class Scope {
     const imported = imports.flatMap((item) => (item.kind === 'function' ? [item.type] : []));
     this.#functionTypes = [...imported, ...(section(module, 'function')?.types ?? [])];
     this.#dataSegments = section(module, 'data')?.segments ?? [];
-    const bodies = section(module, 'code')?.bodies.length ?? 0;
-    if (bodies !== this.#functionTypes.length - imported.length) {
-      this.#fail(`${this.#functionTypes.length - imported.length} function bodies`, `${bodies}`);
-    }
+    this.#bodies = section(module, 'code')?.bodies ?? [];
+    const defined = this.#functionTypes.length - imported.length;
+    if (this.#bodies.length !== defined) this.#fail(`${defined} function bodies`, `${this.#bodies.length}`);
     if (linking.segments.length > this.#dataSegments.length) {
       this.#fail(`${linking.segments.length} data segments`, `${this.#dataSegments.length}`);
     }
@@ -199,7 +199,7 @@ class Scope {
       if (flags & SYMBOL_ABSOLUTE) return { ...base, name, offset, sizeBytes, isAbsolute: true };
       const length = this.#dataSegments[segment]?.bytes.length;
       if (length === undefined || offset > length) this.#fail(`a place for ${name}`, `segment ${segment} + ${offset}`);
-      return { ...base, name, atom: this.#bodyCount + segment, offset, sizeBytes };
+      return { ...base, name, atom: this.#bodies.length + segment, offset, sizeBytes };
     }
     const imported = this.#imports.get(entry.kind)?.[entry.index];
     const name = entry.name ?? imported?.name ?? this.#fail('an imported symbol', `${entry.kind} ${entry.index}`);
@@ -210,15 +210,7 @@ class Scope {
     if (flags & SYMBOL_UNDEFINED) this.#fail('an import', `${entry.kind} ${entry.index}`);
     if (entry.kind !== 'function') return { ...base, name };
     const atom = entry.index - this.importCount('function');
-    return { ...base, name, ...typed, atom, sizeBytes: this.#bodySize(atom) };
-  }
-
-  get #bodyCount(): number {
-    return this.#functionTypes.length - this.importCount('function');
-  }
-
-  #bodySize(atom: number): number {
-    return section(this.#module, 'code')?.bodies[atom]?.length ?? 0;
+    return { ...base, name, ...typed, atom, sizeBytes: this.#bodies[atom]?.length ?? 0 };
   }
 
   #sectionName(index: number): string {
@@ -278,8 +270,7 @@ function atomKind(info: SegmentInfo, segment: DataSegment, relocations: readonly
   const { name, flags } = info;
   if (flags & SEGMENT_TLS || name.startsWith('.tdata') || name.startsWith('.tbss')) return 'tls';
   if (name.startsWith('.rodata')) return 'constant';
-  const isZero = name.startsWith('.bss') && relocations.length === 0 && segment.bytes.every((byte) => byte === 0);
-  return isZero ? 'zero' : 'data';
+  return name.startsWith('.bss') && relocations.length === 0 && isZero(segment.bytes) ? 'zero' : 'data';
 }
 
 /** The COMDAT of each function and of each data segment that is in one, by index. */

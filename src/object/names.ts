@@ -52,7 +52,7 @@ export function writeNames(subsections: readonly NameSubsection[]): Uint8Array<A
 export function functionNames(module: Module): ReadonlyMap<number, string> {
   const custom = customSection(module, 'name');
   if (custom === undefined) return new Map();
-  const subsections = readNames(custom.bytes, `${module.name}: name section`);
+  const subsections = readNames(custom.bytes, module.name, custom.offset);
   return subsections.find((subsection) => subsection.kind === 'functions')?.names ?? new Map();
 }
 

@@ -27,7 +27,7 @@ export interface Module {
 interface Read {
   /** Bytes of the section's size field, when it is padded beyond what the size needs. */
   readonly sizeWidth?: number;
-  /** Where the content begins in the file the section was read from. */
+  /** Where the content begins in the file the section was read from; of a custom section, behind its name. */
   readonly offset?: number;
 }
 
@@ -188,7 +188,7 @@ function readSection(reader: Reader): Section {
   const size = readU32(reader, `the size of the ${kind} section`);
   const width = reader.position - sizeStart;
   const content = reader.within(size, `${kind} section`);
-  const read = { ...readContent(kind, content), offset: content.origin };
+  const read = { offset: content.origin, ...readContent(kind, content) };
   content.end(`the ${kind} section`);
   return width === sizeOfUnsigned(size) ? read : { ...read, sizeWidth: width };
 }
@@ -197,7 +197,7 @@ function readContent(kind: SectionKind, reader: Reader): Section {
   switch (kind) {
     case 'custom': {
       const name = readName(reader, 'the name of a custom section');
-      return { kind, name, bytes: reader.bytes(reader.remaining) };
+      return { kind, name, offset: reader.offset, bytes: reader.bytes(reader.remaining) };
     }
     case 'type':
       return { kind, types: readVector(reader, 'types', readSignature) };
