@@ -70,6 +70,19 @@ test('imports are found in every form they are written in', () => {
   expect(imports(text)).toEqual(['a', 'b', 'c', 'd', 'e', 'f', 'g']);
 });
 
+test('ARCHITECTURE.md has one line for every file, and no other', () => {
+  const page = readFileSync(join(SOURCE, '../ARCHITECTURE.md'), 'utf8');
+  let folder = '';
+  const listed: string[] = [];
+  for (const line of page.split('\n')) {
+    if (/^##? /.test(line)) folder = '';
+    folder = /^### (\w+):/.exec(line)?.[1] ?? folder;
+    const name = /^- `(\w+\.ts)`: \S/.exec(line)?.[1];
+    if (name !== undefined) listed.push(join(folder, name));
+  }
+  expect(listed.sort()).toEqual(SOURCES.map(({ path }) => path));
+});
+
 describe.each(SOURCES)('$path', ({ path, layer, text }) => {
   const specifiers = imports(text);
 
