@@ -36,6 +36,8 @@ export function openTerminal(options: TerminalOptions): Terminal {
   const colours = picocolors.createColors(options.colours);
   /** Width of the live line on the screen now; 0 when there is none. */
   let drawn = 0;
+  /** Is there a program that a failure leaves alone? */
+  let running = false;
   /** Without a live line: which quarter of the build was last printed, and its text. */
   let printed = { quarter: -1, text: '' };
 
@@ -108,6 +110,7 @@ export function openTerminal(options: TerminalOptions): Terminal {
     if (event.event !== 'progress') printed = { quarter: -1, text: '' };
     switch (event.event) {
       case 'ready':
+        running = true;
         line(colours.green, 'Ready', `in ${duration(event.ms)}`);
         return lines(`${INDENT}${colours.bold(event.url)}\n`);
       case 'change': {
@@ -127,12 +130,13 @@ export function openTerminal(options: TerminalOptions): Terminal {
       case 'failed': {
         event.diagnostics.forEach(diagnostic);
         const errors = event.diagnostics.filter((value) => value.severity === 'error').length;
-        return line(colours.red, 'Failed', `${counted(errors, 'error')}; what runs now keeps running`);
+        const rest = running ? 'the page goes on with the code it has' : 'waiting for an edit that mends it';
+        return line(colours.red, 'Failed', `${counted(errors, 'error')}; ${rest}`);
       }
       case 'reload':
         return line(colours.yellow, 'Reload', `${event.reason}; pages start again at version ${event.version}`);
       case 'undo':
-        return line(colours.yellow, 'Undo', `${event.reason}; back at version ${event.version}`);
+        return line(colours.yellow, `Undo ${event.version}`, event.reason);
       case 'client':
         return line(colours.dim, 'Page', colours.dim(`${event.client} ${event.state} at version ${event.version}`));
       case 'log': {

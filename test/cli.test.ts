@@ -9,9 +9,11 @@ import { bytes, duration, openTerminal, type TerminalOptions } from '../src/term
 
 const CLI = fileURLToPath(new URL('../dist/cli.js', import.meta.url));
 
-describe('arguments', () => {
-  const read = (...args: string[]): ReturnType<typeof readArguments> => readArguments(args, '0.0.0');
+function read(...args: string[]): ReturnType<typeof readArguments> {
+  return readArguments(args, '0.0.0');
+}
 
+describe('arguments', () => {
   test('serve is the default, and nothing is assumed of what was not said', () => {
     expect(read()).toEqual({ kind: 'serve', settings: {} });
     expect(read('serve')).toEqual({ kind: 'serve', settings: {} });
@@ -90,21 +92,22 @@ describe('package.metadata.hotslot', () => {
   });
 });
 
+function print(events: readonly Event[], options: Partial<TerminalOptions> = {}): string {
+  let text = '';
+  const terminal = openTerminal({
+    write: (part) => (text += part),
+    live: false,
+    colours: false,
+    columns: 80,
+    directory: '/home/me/app',
+    ...options,
+  });
+  events.forEach(terminal.report);
+  terminal.close();
+  return text;
+}
+
 describe('terminal', () => {
-  const print = (events: readonly Event[], options: Partial<TerminalOptions> = {}): string => {
-    let text = '';
-    const terminal = openTerminal({
-      write: (part) => (text += part),
-      live: false,
-      colours: false,
-      columns: 80,
-      directory: '/home/me/app',
-      ...options,
-    });
-    events.forEach(terminal.report);
-    terminal.close();
-    return text;
-  };
   const patch: Event = {
     event: 'patch',
     version: 3,
@@ -206,8 +209,10 @@ describe('terminal', () => {
     const rendered = '\x1b[1m\x1b[91merror[E0308]\x1b[0m: mismatched types\n --> src/lib.rs:3:5\n\n';
     const failed: Event = { event: 'failed', diagnostics: [{ severity: 'error', text: 'mismatched types', rendered }] };
     expect(print([failed])).toBe(
-      'error[E0308]: mismatched types\n --> src/lib.rs:3:5\n\n    Failed  1 error; what runs now keeps running\n',
+      'error[E0308]: mismatched types\n --> src/lib.rs:3:5\n\n    Failed  1 error; waiting for an edit that mends it\n',
     );
+    const ready: Event = { event: 'ready', url: 'http://127.0.0.1:8080/', version: 0, ms: 1234 };
+    expect(print([ready, failed])).toMatch(/\n    Failed  1 error; the page goes on with the code it has\n$/);
     expect(print([failed], { colours: true })).toContain('\x1b[91merror[E0308]\x1b[0m: mismatched types');
   });
 
@@ -235,7 +240,7 @@ describe('terminal', () => {
         '            the sysroot',
         '            apt-get install lld-22',
         '     Error  nothing to link',
-        '    Failed  2 errors; what runs now keeps running',
+        '    Failed  2 errors; waiting for an edit that mends it',
         '',
       ].join('\n'),
     );
@@ -246,8 +251,8 @@ describe('terminal', () => {
       print([
         { event: 'client', client: 'a1', state: 'joined', version: 2 },
         { event: 'client', client: 'a1', state: 'left', version: 2 },
-        { event: 'reload', reason: 'Cargo.toml changed', version: 0 },
-        { event: 'undo', reason: 'a1 could not apply version 3', version: 2 },
+        { event: 'reload', reason: 'the program was linked anew', version: 4 },
+        { event: 'undo', reason: 'RangeError: failed to grow table', version: 3 },
         { event: 'log', level: 'error', text: 'panicked at src/lib.rs:3:5:\nno\x1b[2J\x07 more\n', client: 'a1' },
         { event: 'log', level: 'info', text: 'watching again' },
       ]),
@@ -255,8 +260,8 @@ describe('terminal', () => {
       [
         '      Page  a1 joined at version 2',
         '      Page  a1 left at version 2',
-        '    Reload  Cargo.toml changed; pages start again at version 0',
-        '      Undo  a1 could not apply version 3; back at version 2',
+        '    Reload  the program was linked anew; pages start again at version 4',
+        '    Undo 3  RangeError: failed to grow table',
         '      Page  panicked at src/lib.rs:3:5:',
         '            no more',
         '      Note  watching again',
@@ -287,15 +292,15 @@ describe('terminal', () => {
   });
 });
 
-describe('the program', () => {
-  const run = (...args: string[]): { status: number | null; stdout: string; stderr: string } => {
-    const { status, stdout, stderr } = spawnSync(process.execPath, [CLI, ...args], {
-      encoding: 'utf8',
-      env: { ...process.env, NO_COLOR: '1' },
-    });
-    return { status, stdout, stderr };
-  };
+function run(...args: string[]): { status: number | null; stdout: string; stderr: string } {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [CLI, ...args], {
+    encoding: 'utf8',
+    env: { ...process.env, NO_COLOR: '1' },
+  });
+  return { status, stdout, stderr };
+}
 
+describe('the program', () => {
   test('--help and --version answer on standard output', () => {
     const help = run('--help');
     expect(help).toMatchObject({ status: 0, stderr: '' });
