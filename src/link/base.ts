@@ -15,7 +15,15 @@ import { Writer } from '../object/bytes.ts';
 import { writeSigned, writeUnsigned } from '../object/leb128.ts';
 import { readNames, writeNames } from '../object/names.ts';
 import { parameterCount } from '../object/signature.ts';
-import { customSection, type Export, type Module, readModule, type Section, section, writeModule } from '../object/wasm.ts';
+import {
+  customSection,
+  type Export,
+  type Module,
+  readModule,
+  type Section,
+  section,
+  writeModule,
+} from '../object/wasm.ts';
 import { functionNames } from '../object/names.ts';
 import { type LinkerMap, readMap } from './map.ts';
 import { type Entry, Program } from './program.ts';
@@ -69,7 +77,10 @@ export function openBase(image: Image, build: Build, version: number, identify: 
       function: { kind: 'function', types },
       code: { kind: 'code', bodies },
       table: resizedTable(module, table, slotOf(functions.all.length) + FREE_SLOTS),
-      export: { kind: 'export', exports: [...(section(module, 'export')?.exports ?? []), ...ownExports(module, table.index)] },
+      export: {
+        kind: 'export',
+        exports: [...(section(module, 'export')?.exports ?? []), ...ownExports(module, table.index)],
+      },
       element: {
         kind: 'element',
         segments: [
@@ -99,7 +110,8 @@ export function openBase(image: Image, build: Build, version: number, identify: 
     }
     const user = stubbed.get(index);
     entries.set(name, { slot: slotOf(index), signature, ...(user && { object: user.object }) });
-    if (user !== undefined && user.symbol !== name) entries.set(user.symbol, { slot: slotOf(index), signature, object: user.object });
+    if (user !== undefined && user.symbol !== name)
+      entries.set(user.symbol, { slot: slotOf(index), signature, object: user.object });
   }
   const program = new Program({
     base: identify(rewritten),
@@ -125,7 +137,9 @@ interface Functions {
 export function readFunctions(module: Module): Functions {
   const signatures = section(module, 'type')?.types ?? [];
   const names = functionNames(module);
-  const imports = (section(module, 'import')?.imports ?? []).flatMap((item) => (item.kind === 'function' ? [item.type] : []));
+  const imports = (section(module, 'import')?.imports ?? []).flatMap((item) =>
+    item.kind === 'function' ? [item.type] : [],
+  );
   const types = [...imports, ...(section(module, 'function')?.types ?? [])];
   const seen = new Set<string>();
   const repeated = new Set<string>();
@@ -150,7 +164,8 @@ function userFunctions(
   const exported = new Map<string, string>();
   for (const [symbol, object] of map.functions) {
     const name = /^(.+)_[0-9a-f]{16}$/.exec(symbol)?.[1];
-    if (name !== undefined && workspace.has(object) && map.functions.has(`__wbindgen_describe_${symbol}`)) exported.set(name, symbol);
+    if (name !== undefined && workspace.has(object) && map.functions.has(`__wbindgen_describe_${symbol}`))
+      exported.set(name, symbol);
   }
   const found = new Map<number, { symbol: string; object: string }>();
   for (const [index, { name }] of all.entries()) {
@@ -204,7 +219,8 @@ function resizedTable(module: Module, { index }: FunctionTable, minimum: number)
 function ownExports(module: Module, functionTableIndex: number): Export[] {
   const globals = section(module, 'global')?.globals ?? [];
   // The linker makes `__stack_pointer` its first global.
-  if (globals[0]?.mutable !== true || globals[0].type !== 'i32') throw new Unlinkable('the program has no stack pointer');
+  if (globals[0]?.mutable !== true || globals[0].type !== 'i32')
+    throw new Unlinkable('the program has no stack pointer');
   const exports: Export[] = [
     { name: '__hotslot_table', kind: 'table', index: functionTableIndex },
     { name: '__hotslot_stack_pointer', kind: 'global', index: 0 },
@@ -236,14 +252,17 @@ function replace(module: Module, replacements: Replacements): Section[] {
       case 'custom': {
         if (old.name !== 'name') return old;
         const parts = readNames(old.bytes, `${module.name}: name section`);
-        const bytes = writeNames(parts.map((part) => (part.kind === 'functions' ? { kind: 'functions', names: replacements.names } : part)));
+        const bytes = writeNames(
+          parts.map((part) => (part.kind === 'functions' ? { kind: 'functions', names: replacements.names } : part)),
+        );
         return { kind: 'custom', name: 'name', bytes };
       }
       default:
         return old;
     }
   });
-  if (section(module, 'element') === undefined) insertBefore(sections, replacements.element, ['dataCount', 'code', 'data', 'custom']);
+  if (section(module, 'element') === undefined)
+    insertBefore(sections, replacements.element, ['dataCount', 'code', 'data', 'custom']);
   if (section(module, 'export') === undefined) insertBefore(sections, replacements.export, ['start', 'element']);
   return sections;
 }

@@ -24,7 +24,15 @@ export function openCompanion(image: Image): Companion {
   const symbols: Symbol[] = functions.all.map(({ signature, name }, index) => {
     const item = imports[index];
     const text = name ?? item?.name ?? `function ${index}`;
-    const symbol = { name: text, kind: 'function', binding: 'global', offset: 0, sizeBytes: 0, signature, exported: false } as const;
+    const symbol = {
+      name: text,
+      kind: 'function',
+      binding: 'global',
+      offset: 0,
+      sizeBytes: 0,
+      signature,
+      exported: false,
+    } as const;
     if (item !== undefined) return { ...symbol, importName: item.name, importModule: item.module };
     return { ...symbol, atom: index - functions.imported };
   });
@@ -37,9 +45,11 @@ export function openCompanion(image: Image): Companion {
     exported: false,
   });
   const firstTable = symbols.length;
-  for (const { type } of tables) symbols.push(indirect('table', type === 'funcref' ? '__indirect_function_table' : '__wbindgen_externrefs'));
+  for (const { type } of tables)
+    symbols.push(indirect('table', type === 'funcref' ? '__indirect_function_table' : '__wbindgen_externrefs'));
   const firstGlobal = symbols.length;
-  for (const index of globals.keys()) symbols.push(indirect('global', index === 0 ? '__stack_pointer' : `global ${index}`));
+  for (const index of globals.keys())
+    symbols.push(indirect('global', index === 0 ? '__stack_pointer' : `global ${index}`));
   const firstTag = symbols.length;
   for (const index of tags.keys()) symbols.push(indirect('tag', index === 0 ? '__cpp_exception' : `tag ${index}`));
 
@@ -48,7 +58,12 @@ export function openCompanion(image: Image): Companion {
     const { name, signature } = functions.all[functions.imported + index] ?? { name: undefined, signature: '' };
     return new Body(index, name ?? `function ${functions.imported + index}`, body, signature, first);
   });
-  const object: ObjectFile = { name: 'wasm-bindgen output', atoms, symbols, signatures: section(module, 'type')?.types ?? [] };
+  const object: ObjectFile = {
+    name: 'wasm-bindgen output',
+    atoms,
+    symbols,
+    signatures: section(module, 'type')?.types ?? [],
+  };
   const exports = (section(module, 'export')?.exports ?? []).flatMap(({ name, kind, index }): [string, number][] =>
     kind === 'function' ? [[name, index]] : [],
   );
@@ -66,7 +81,13 @@ class Body implements Atom {
   readonly #first: Readonly<Record<'table' | 'global' | 'tag', number>>;
   #relocations: readonly Relocation[] | undefined;
 
-  constructor(index: number, name: string, bytes: Uint8Array, signature: Signature, first: Readonly<Record<'table' | 'global' | 'tag', number>>) {
+  constructor(
+    index: number,
+    name: string,
+    bytes: Uint8Array,
+    signature: Signature,
+    first: Readonly<Record<'table' | 'global' | 'tag', number>>,
+  ) {
     this.index = index;
     this.name = name;
     this.bytes = bytes;

@@ -67,7 +67,10 @@ export class Comparison {
    * Changed and new definitions, in the order of `after`. Local symbols of one name may stand in several objects: they
    * pair within the object of the same name first.
    */
-  changes(before: readonly ObjectFile[], after: readonly ObjectFile[]): { changes: Change[]; pairs: Map<Definition, Definition> } {
+  changes(
+    before: readonly ObjectFile[],
+    after: readonly ObjectFile[],
+  ): { changes: Change[]; pairs: Map<Definition, Definition> } {
     const earlier = new Map<string, Definition[]>();
     for (const object of before) {
       for (const definition of namedDefinitions(object)) {

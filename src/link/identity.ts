@@ -27,7 +27,10 @@ function closuresIn(objects: readonly ObjectFile[], crates: ReadonlySet<string>)
 
 /** The crate an object belongs to: `shapes-1f5c.3x0` is of `shapes`. */
 export function crateOf(objectName: string): string {
-  return objectName.replace(/\..*$/, '').replace(/-[0-9a-f]{16}$/, '').replaceAll('-', '_');
+  return objectName
+    .replace(/\..*$/, '')
+    .replace(/-[0-9a-f]{16}$/, '')
+    .replaceAll('-', '_');
 }
 
 /**
@@ -72,7 +75,11 @@ export interface VtableRules {
 }
 
 /** Anonymous constants of an object that have the form of a vtable with at least one method. */
-export function vtablesOf(object: ObjectFile, key: (object: ObjectFile, atom: Atom) => string, rules: VtableRules): Vtable[] {
+export function vtablesOf(
+  object: ObjectFile,
+  key: (object: ObjectFile, atom: Atom) => string,
+  rules: VtableRules,
+): Vtable[] {
   const vtables: Vtable[] = [];
   for (const symbol of object.symbols) {
     const atom = isAnonymous(symbol) ? definitionOf(object, symbol)?.atom : undefined;
@@ -104,12 +111,16 @@ export function vtablesOf(object: ObjectFile, key: (object: ObjectFile, atom: At
  * Objects made before the patch keep the vtable they were made with, so a vtable that changed is rewritten where it
  * lies. That is sound only when each word still means the same method and the type has the same size.
  */
-export function matchVtables(gone: readonly Vtable[], come: readonly Vtable[]): { rewritten: [Vtable, Vtable][] } | { refused: Refusal } {
+export function matchVtables(
+  gone: readonly Vtable[],
+  come: readonly Vtable[],
+): { rewritten: [Vtable, Vtable][] } | { refused: Refusal } {
   const rewritten: [Vtable, Vtable][] = [];
   for (const old of gone) {
     const same = come.find((now) => methods(now) === methods(old));
     if (same !== undefined && same.header === old.header && same.atom.sizeBytes === old.atom.sizeBytes) {
-      if (signatures(old) !== signatures(same)) return { refused: vtableRefusal(old, 'a method takes or returns other types') };
+      if (signatures(old) !== signatures(same))
+        return { refused: vtableRefusal(old, 'a method takes or returns other types') };
       rewritten.push([old, same]);
       continue;
     }
@@ -130,11 +141,15 @@ function signatures(vtable: Vtable): string {
 }
 
 function vtableRefusal(vtable: Vtable, why: string): Refusal {
-  const subject = vtable.implementation ?? vtable.words.find((word, index) => index >= 3 && word !== '') ?? 'a trait object';
+  const subject =
+    vtable.implementation ?? vtable.words.find((word, index) => index >= 3 && word !== '') ?? 'a trait object';
   return { reason: `objects that exist were made with an older \`${subject}\`: ${why}`, remedy: 'reload' };
 }
 
 /** A static cannot change its size where it lies, and what points to it cannot be found. */
 export function staticRefusal(symbol: string, from: number, to: number): Refusal {
-  return { reason: `static \`${readable(symbol)}\` is ${to} bytes in the new code and ${from} in the running program`, remedy: 'reload' };
+  return {
+    reason: `static \`${readable(symbol)}\` is ${to} bytes in the new code and ${from} in the running program`,
+    remedy: 'reload',
+  };
 }

@@ -88,6 +88,8 @@ function identity({ name, stamp }: ObjectSource): string {
 }
 
 function definitionIn(object: ObjectFile, name: string): Definition | undefined {
-  const symbol = object.symbols.find((candidate) => candidate.name === name && candidate.atom !== undefined && candidate.binding !== 'local');
+  const symbol = object.symbols.find(
+    (candidate) => candidate.name === name && candidate.atom !== undefined && candidate.binding !== 'local',
+  );
   return symbol === undefined ? undefined : definitionOf(object, symbol);
 }

@@ -5,12 +5,28 @@
 // an address for each target, and adding what the program does not have yet. Nothing is written to the Program.
 
 import type { Atom, Build, Diagnostic, ObjectFile, Refusal, Relocation, Symbol } from '../model.ts';
-import { type Change, Comparison, type Definition, definitionOf, isAnonymous, namedDefinitions, symbolAt } from './diff.ts';
+import {
+  type Change,
+  Comparison,
+  type Definition,
+  definitionOf,
+  isAnonymous,
+  namedDefinitions,
+  symbolAt,
+} from './diff.ts';
 import { closureRefusal, matchVtables, staticRefusal, type Vtable, vtablesOf } from './identity.ts';
 import type { Library } from './library.ts';
 import { readable } from './mangle.ts';
 import { Draft, type Entry, type Program } from './program.ts';
-import { type Plan, type PlannedData, type PlannedFunction, type PlannedImport, type Resolved, type Target, Unlinkable } from './target.ts';
+import {
+  type Plan,
+  type PlannedData,
+  type PlannedFunction,
+  type PlannedImport,
+  type Resolved,
+  type Target,
+  Unlinkable,
+} from './target.ts';
 
 /** A finished image of the newer build: where functions come from that only wasm-bindgen can make. */
 export interface Companion {
@@ -160,7 +176,8 @@ class Link {
   /** A local function whose codegen unit was renamed keeps its slot. */
   #followRenamedObjects(pairs: ReadonlyMap<Definition, Definition>): void {
     for (const [now, old] of pairs) {
-      if (now.symbol.kind !== 'function' || now.symbol.binding !== 'local' || now.object.name === old.object.name) continue;
+      if (now.symbol.kind !== 'function' || now.symbol.binding !== 'local' || now.object.name === old.object.name)
+        continue;
       const entry = this.#draft.entry(old.object, old.symbol);
       if (entry !== undefined) this.#draft.enter(now.object, now.symbol, entry);
     }
@@ -260,27 +277,37 @@ class Link {
   }
 
   #planFunction(definition: Definition, entry: Entry): void {
-    const { object, symbol, atom } = this.#source(definition);
-    if (this.#planned.has(atom)) return;
+    const source = this.#source(definition);
+    if (source === undefined || this.#planned.has(source.atom)) return;
+    const { object, symbol, atom } = source;
     this.#planned.add(atom);
     this.#queue.push(() => {
       const relocations = this.#resolveAll(object, atom);
-      this.#functions.push({ name: symbol.name, slot: entry.slot, signature: entry.signature, body: atom.bytes, relocations });
+      this.#functions.push({
+        name: symbol.name,
+        slot: entry.slot,
+        signature: entry.signature,
+        body: atom.bytes,
+        relocations,
+      });
     });
   }
 
   /** Where a function's body is to come from: its object, unless wasm-bindgen puts something else in its place. */
-  #source(definition: Definition): Definition {
+  #source(definition: Definition): Definition | undefined {
     const { object, symbol, atom } = definition;
     if (object === this.#companion?.object || !this.#target.isReplaced(object, atom)) return definition;
+    if (this.#companion === undefined) {
+      this.#unresolved.add(symbol.name);
+      return undefined;
+    }
     if (atom.relocations.some((relocation) => this.#target.targetKind(relocation) === 'address')) {
       const reason = `\`${readable(symbol.name)}\` crosses to JavaScript in a way that cannot be swapped in the page`;
       throw new Refused({ reason, remedy: 'reload' });
     }
     const replacement = this.#fromCompanion(symbol);
-    if (replacement !== undefined) return replacement;
-    this.#unresolved.add(symbol.name);
-    return definition;
+    if (replacement === undefined) this.#unresolved.add(symbol.name);
+    return replacement;
   }
 
   #planData({ object, atom }: Definition, address: number, fresh = false): void {
@@ -314,7 +341,8 @@ class Link {
     const fromCompanion = object === this.#companion?.object;
     if (fromCompanion && symbol.atom === undefined) return this.#import(symbol);
     for (const alias of this.#target.aliases(symbol)) {
-      const entry = alias === symbol.name && !fromCompanion ? this.#draft.entry(object, symbol) : this.#draft.named(alias);
+      const entry =
+        alias === symbol.name && !fromCompanion ? this.#draft.entry(object, symbol) : this.#draft.named(alias);
       if (entry !== undefined && entry.signature === symbol.signature) return entry;
     }
     const own = definitionOf(object, symbol);
@@ -341,7 +369,9 @@ class Link {
     if (this.#companion === undefined) return undefined;
     const { object } = this.#companion;
     for (const alias of this.#target.aliases(symbol)) {
-      const found = object.symbols.find((candidate) => candidate.name === alias && candidate.signature === symbol.signature);
+      const found = object.symbols.find(
+        (candidate) => candidate.name === alias && candidate.signature === symbol.signature,
+      );
       // An import has no atom: an empty one stands for it, and the caller looks at the symbol.
       if (found !== undefined) return definitionOf(object, found) ?? { object, symbol: found, atom: NO_ATOM };
     }
@@ -365,7 +395,10 @@ class Link {
 
   #exports({ object, exports }: Companion): Record<string, number> {
     const slots: Record<string, number> = {};
-    for (const [name, index] of exports) slots[name] = this.#functionEntry(object, symbolAt(object, index)).slot;
+    for (const [name, index] of exports) {
+      // The program has started; what starts it is not for the new glue to call.
+      if (name !== '__wbindgen_start') slots[name] = this.#functionEntry(object, symbolAt(object, index)).slot;
+    }
     return slots;
   }
 
@@ -394,7 +427,10 @@ class Link {
 
   #allocate(atom: Atom): number {
     if (atom.kind === 'tls') {
-      throw new Refused({ reason: `\`${atom.name}\` is a new thread-local of a multi-threaded program`, remedy: 'reload' });
+      throw new Refused({
+        reason: `\`${atom.name}\` is a new thread-local of a multi-threaded program`,
+        remedy: 'reload',
+      });
     }
     const address = this.#draft.allocate(atom.sizeBytes, atom.alignment);
     if (address === undefined) {
@@ -404,7 +440,15 @@ class Link {
   }
 }
 
-const NO_ATOM: Atom = { index: -1, name: '', kind: 'code', bytes: new Uint8Array(), sizeBytes: 0, alignment: 1, relocations: [] };
+const NO_ATOM: Atom = {
+  index: -1,
+  name: '',
+  kind: 'code',
+  bytes: new Uint8Array(),
+  sizeBytes: 0,
+  alignment: 1,
+  relocations: [],
+};
 
 function anonymousSymbol({ object, atom }: Vtable): Symbol {
   const symbol = object.symbols.find((candidate) => candidate.atom === atom.index);

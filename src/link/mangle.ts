@@ -53,14 +53,19 @@ export function readable(symbol: string): string {
 
 function legacyPath(encoded: string): string | undefined {
   const parts: string[] = [];
-  for (let rest = encoded; rest !== ''; ) {
+  for (let rest = encoded; rest !== '';) {
     const length = /^\d+/.exec(rest)?.[0];
     if (length === undefined) return undefined;
     const end = length.length + Number(length);
     parts.push(rest.slice(length.length, end));
     rest = rest.slice(end);
   }
-  return parts.join('::').replaceAll('..', '::').replaceAll('$LT$', '<').replaceAll('$GT$', '>').replaceAll('$u20$', ' ');
+  return parts
+    .join('::')
+    .replaceAll('..', '::')
+    .replaceAll('$LT$', '<')
+    .replaceAll('$GT$', '>')
+    .replaceAll('$u20$', ' ');
 }
 
 const BASIC_TYPES: Readonly<Record<string, string>> = {
@@ -196,7 +201,8 @@ class Parser {
     if (this.#eat('G')) this.#base62();
     const unsafe = this.#eat('U') ? 'unsafe ' : '';
     let abi = '';
-    if (this.#eat('K')) abi = this.#eat('C') ? 'extern "C" ' : `extern "${this.#undisambiguated().replaceAll('_', '-')}" `;
+    if (this.#eat('K'))
+      abi = this.#eat('C') ? 'extern "C" ' : `extern "${this.#undisambiguated().replaceAll('_', '-')}" `;
     const parameters: string[] = [];
     while (!this.#eat('E')) parameters.push(this.#type());
     const result = this.#type();

@@ -28,7 +28,7 @@ export function readMap(text: string): LinkerMap {
   const data = new Map<string, { address: number; sizeBytes: number }>();
   let inCode = false;
   let inData = false;
-  for (let start = 0; start < text.length; ) {
+  for (let start = 0; start < text.length;) {
     let end = text.indexOf('\n', start);
     if (end < 0) end = text.length;
     const indent = indentation(text, start + NAME, end);

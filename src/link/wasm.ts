@@ -89,9 +89,12 @@ class Emitter {
     this.#imports.push(
       { module: 'hotslot', name: 'memory', kind: 'memory', limits: { minimum: 0 } },
       { module: 'hotslot', name: 'table', kind: 'table', table: { type: 'funcref', limits: { minimum: 0 } } },
-      ...imports.map(
-        ({ field, signature }): Import => ({ module: 'glue', name: field, kind: 'function', type: this.#type(signature) }),
-      ),
+      ...imports.map(({ field, signature }): Import => ({
+        module: 'glue',
+        name: field,
+        kind: 'function',
+        type: this.#type(signature),
+      })),
     );
     const bodies = functions.map(({ name, body, relocations }) => this.#splice(name, body, relocations));
     const types = functions.map(({ signature }) => this.#type(signature));
@@ -149,7 +152,9 @@ class Emitter {
       writer.u8(opcode === CALL ? CALL_INDIRECT : RETURN_CALL_INDIRECT);
       writeUnsigned(writer, this.#type(signature));
     } else {
-      throw new Unlinkable(`\`${readable(name)}\` names a function in an instruction of kind 0x${opcode?.toString(16)}`);
+      throw new Unlinkable(
+        `\`${readable(name)}\` names a function in an instruction of kind 0x${opcode?.toString(16)}`,
+      );
     }
     writeUnsigned(writer, FUNCTION_TABLE);
   }
@@ -171,7 +176,9 @@ class Emitter {
       case R.R_WASM_TAG_INDEX_LEB:
         return writeUnsigned(writer, this.#tag(name, target ?? ''));
       default:
-        throw new Unlinkable(`\`${readable(name)}\` needs ${kindOf(kind).name}, which only position-independent code has`);
+        throw new Unlinkable(
+          `\`${readable(name)}\` needs ${kindOf(kind).name}, which only position-independent code has`,
+        );
     }
   }
 
@@ -181,7 +188,12 @@ class Emitter {
     if (name !== '__stack_pointer') throw new Unlinkable(`\`${readable(user)}\` uses the global \`${name}\``);
     const index = this.#globals.size;
     this.#globals.set(name, index);
-    this.#imports.push({ module: 'hotslot', name: 'stack_pointer', kind: 'global', global: { type: 'i32', mutable: true } });
+    this.#imports.push({
+      module: 'hotslot',
+      name: 'stack_pointer',
+      kind: 'global',
+      global: { type: 'i32', mutable: true },
+    });
     return index;
   }
 
@@ -235,7 +247,12 @@ function elements(slots: readonly (readonly [slot: number, index: number])[]): E
   return segments;
 }
 
-function segment({ address, atom, relocations }: PlannedData): { flags: 0; memory: number; offset: Uint8Array; bytes: Uint8Array } {
+function segment({ address, atom, relocations }: PlannedData): {
+  flags: 0;
+  memory: number;
+  offset: Uint8Array;
+  bytes: Uint8Array;
+} {
   const bytes = new Uint8Array(atom.sizeBytes);
   bytes.set(atom.bytes);
   const view = new DataView(bytes.buffer);
