@@ -1,0 +1,468 @@
+// In: edits. Out: builds: the objects of the whole program as rustc leaves them, and, when asked, the linked image.
+//
+// cargo runs for the base build and whenever what it was told may have changed; its calls of rustc are recorded. An edit
+// of Rust source only repeats the calls it affects. What is out of date is remembered until it has been built, so a build
+// that is aborted or fails loses nothing: the next one starts from the same facts.
+
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { basename, dirname, join, sep } from 'node:path';
+import type { Build, BuildFailure, Diagnostic, Edit, Event, Image } from '../model.ts';
+import { findBindgen } from './bindgen.ts';
+import { isAlive } from './cache.ts';
+import { type Scripts, type Unit, readCaptures, readInputs, unitsOf, writeScripts } from './capture.ts';
+import { type BuildScript, type CargoRun, runCargo } from './cargo.ts';
+import { DiagnosticError } from './diagnostic.ts';
+import { makeImage } from './image.ts';
+import { type CargoOptions, type Package, featureFlags, findPackage } from './package.ts';
+import { type RustcResult, runRustc } from './rustc.ts';
+import { type Linked, readLinked } from './store.ts';
+import { type Linker, type Toolchain, linkerOf } from './toolchain.ts';
+import { type Watcher, watch } from './watch.ts';
+
+export interface BuildOptions extends CargoOptions {
+  /** A relocatable object to add to the link. */
+  readonly arenaObject: Uint8Array;
+  /** Told of progress, and of compiler warnings as log lines. */
+  readonly report: (event: Event) => void;
+}
+
+export interface Builder {
+  /** wasm-bindgen's output name: the crate's or binary's, with underscores. */
+  readonly name: string;
+  /** The package's folder. */
+  readonly directory: string;
+  /** The workspace's root folder. */
+  readonly workspace: string;
+  /** Builds by cargo. Rejects with the signal's reason when aborted, as `update` and `image` do. */
+  base(signal: AbortSignal): Promise<Build | BuildFailure>;
+  /** Builds what the edit touched. Returns the very same `Build` as before when that is nothing. */
+  update(edit: Edit, signal: AbortSignal): Promise<Build | BuildFailure>;
+  /** Links and binds. Throws a `DiagnosticError` when the linker or wasm-bindgen does not want to. */
+  image(build: Build, signal: AbortSignal): Promise<Image>;
+  /** The build's objects, image and map will not be read any more. */
+  release(build: Build): void;
+  /** Resolves when no edit can be missed any more. Call it before `base`; the result stops watching. */
+  watch(onEdit: (edit: Edit) => void): Promise<() => Promise<void>>;
+  close(): Promise<void>;
+}
+
+/** Throws a `DiagnosticError` when there is nothing to build, more than one thing, or a tool is missing. */
+export async function createBuilder(options: BuildOptions, toolchain: Toolchain): Promise<Builder> {
+  const found = await findPackage(options, toolchain);
+  return new CargoBuilder(options, toolchain, found, await requireBindgen(found.bindgen));
+}
+
+/** In place of a unit's key: only cargo knows what to do. */
+const CARGO = 'cargo';
+
+class CargoBuilder implements Builder {
+  readonly #options: BuildOptions;
+  readonly #toolchain: Toolchain;
+  readonly #paths: Paths;
+  #package: Package;
+  #bindgen: string;
+
+  /** cargo has to run: at the start, and when what it was told may have changed. */
+  #stale = true;
+  /** Files changed since anything was built. */
+  readonly #edited = new Set<string>();
+  /** Keys of units that are out of date. */
+  readonly #dirty = new Set<string>();
+  /** Dependencies first; the last one is the program. */
+  #units: readonly Unit[] = [];
+  /** Which units (by key) have to be built again when a file changes, or `CARGO`, where rustc alone would not do. */
+  #readers = new Map<string, Set<string>>();
+  #buildScripts: readonly BuildScript[] = [];
+  /** Cargo.lock as cargo left it: writing it is no edit. */
+  #lock: string | undefined;
+
+  #build: Build | undefined;
+  readonly #links = new Map<Build, Linked>();
+  #count = 0;
+  /** The run before, and what is left of it: the next one waits until nothing of them writes any more. */
+  #previous: Promise<unknown> = Promise.resolve();
+  #rest: Promise<unknown> = Promise.resolve();
+  #watcher: Watcher | undefined;
+  readonly #warned = new Set<string>();
+  readonly #closing = new AbortController();
+
+  constructor(options: BuildOptions, toolchain: Toolchain, found: Package, bindgen: string) {
+    this.#options = options;
+    this.#toolchain = toolchain;
+    this.#package = found;
+    this.#bindgen = bindgen;
+    this.#paths = preparePaths(options, found, toolchain);
+  }
+
+  get name(): string {
+    return this.#package.crate;
+  }
+
+  get directory(): string {
+    return this.#package.directory;
+  }
+
+  get workspace(): string {
+    return this.#package.workspace;
+  }
+
+  base(signal: AbortSignal): Promise<Build | BuildFailure> {
+    return this.#exclusive(signal, (either) => this.#runCargo(either));
+  }
+
+  update(edit: Edit, signal: AbortSignal): Promise<Build | BuildFailure> {
+    // Noted at once, also when this build is aborted while it waits for the one before.
+    for (const path of edit.paths) this.#edited.add(path);
+    return this.#exclusive(signal, async (either) => {
+      if (!this.#stale) this.#classify();
+      if (this.#stale) return this.#runCargo(either);
+      if (this.#dirty.size === 0 && this.#build) return this.#build;
+      return this.#runUnits(either);
+    });
+  }
+
+  async image(build: Build, signal: AbortSignal): Promise<Image> {
+    const linked = this.#links.get(build);
+    if (!linked) throw new Error('expected a build of this builder that has not been released');
+    const run = { linker: this.#linker(), bindgen: this.#bindgen, name: this.name, arena: this.#options.arenaObject };
+    return makeImage(linked, run, AbortSignal.any([signal, this.#closing.signal]));
+  }
+
+  release(build: Build): void {
+    const linked = this.#links.get(build);
+    // The newest one stays for the next build that touches nothing, and for the next start.
+    if (!linked || build === this.#build) return;
+    this.#links.delete(build);
+    rmSync(dirname(linked.folder), { recursive: true, force: true });
+  }
+
+  async watch(onEdit: (edit: Edit) => void): Promise<() => Promise<void>> {
+    const watcher = await watch(this.#watched(), [this.#package.targetDirectory, this.#paths.target], onEdit);
+    this.#watcher = watcher;
+    return () => watcher.close();
+  }
+
+  async close(): Promise<void> {
+    this.#closing.abort(new Error('the builder was closed'));
+    await this.#watcher?.close();
+    await this.#previous;
+    for (const build of this.#links.keys()) this.release(build);
+  }
+
+  // ------------------------------------------------------------------------------------------------- what an edit touches
+
+  #classify(): void {
+    for (const path of this.#edited) {
+      for (const key of this.#readers.get(path) ?? []) {
+        if (key === CARGO) this.#stale = true;
+        else this.#dirty.add(key);
+      }
+      if (this.#isForCargo(path)) this.#stale = true;
+    }
+    this.#edited.clear();
+  }
+
+  #isForCargo(path: string): boolean {
+    if (path === join(this.workspace, 'Cargo.lock')) return readIfThere(path) !== this.#lock;
+    if (cargoFiles(this.#options.directory, this.workspace).includes(path)) return true;
+    for (const { directory } of this.#package.editable)
+      // Files that mean something to cargo by their name alone, also when they appear.
+      if (['Cargo.toml', 'build.rs', 'src/lib.rs', 'src/main.rs'].some((name) => path === join(directory, name)))
+        if (basename(path) === 'Cargo.toml' || !this.#readers.has(path)) return true;
+    return this.#buildScripts.some(({ directory, inputs }) =>
+      (inputs ?? [directory]).some((input) => path === input || path.startsWith(input + sep)),
+    );
+  }
+
+  #watched(): string[] {
+    return [
+      ...this.#package.editable.map((each) => each.directory),
+      ...cargoFiles(this.#options.directory, this.workspace),
+      ...this.#readers.keys(),
+      ...this.#buildScripts.flatMap((each) => each.inputs ?? []),
+    ];
+  }
+
+  // -------------------------------------------------------------------------------------------------------------- cargo
+
+  async #runCargo(signal: AbortSignal): Promise<Build | BuildFailure> {
+    const started = performance.now();
+    if (this.#build) {
+      // Its manifest may have changed: features, dependencies, and with them wasm-bindgen's version.
+      this.#package = await findPackage(this.#options, this.#toolchain, signal);
+      this.#bindgen = await requireBindgen(this.#package.bindgen);
+    }
+    // cargo finds out for itself what changed until now. It stays responsible until it has succeeded.
+    this.#stale = true;
+    this.#edited.clear();
+    this.#dirty.clear();
+    const built = await this.#cargoBuild(started, signal);
+    if (built.kind === 'built') this.#stale = false;
+    return built;
+  }
+
+  async #cargoBuild(started: number, signal: AbortSignal): Promise<Build | BuildFailure> {
+    const { captures, target } = this.#paths;
+    const store = this.#newStore();
+    const last = this.#lastLink();
+    // cargo links again when the output is gone. It must, when there is no record of the last link.
+    if (last === undefined) for (const unit of this.#captured()) rmSync(unit.module, { force: true });
+    const cargo: CargoRun = {
+      options: this.#options,
+      package: this.#package,
+      toolchain: this.#toolchain,
+      scripts: this.#paths.scripts,
+      targetDirectory: target,
+      captures,
+      store,
+      report: this.#options.report,
+    };
+    const result = await runCargo(cargo, signal);
+    const rustcMs = performance.now() - started;
+    this.#buildScripts = result.scripts;
+    this.#lock = readIfThere(join(this.workspace, 'Cargo.lock'));
+    this.#reportWarnings(result.warnings);
+    if (!result.succeeded) {
+      // What it could not build may have no inputs yet; what has been built names its own.
+      this.#readInputs();
+      return { kind: 'failed', diagnostics: result.errors, rustcMs };
+    }
+    const captured = readCaptures(captures);
+    const root = captured.find((unit) => isRoot(unit, this.#package));
+    if (!root) throw new Error(`cargo built ${this.name}, but its call of rustc was not recorded in ${captures}`);
+    this.#units = unitsOf(root, captured);
+    this.#readInputs();
+    const fresh = join(store, basename(root.module));
+    const folder = existsSync(join(fresh, 'line')) ? fresh : last;
+    if (folder === undefined) throw new Error(`cargo built ${this.name}, but did not link it into ${store}`);
+    return this.#finish(folder, rustcMs);
+  }
+
+  /** The target's captured calls, of earlier runs too. */
+  #captured(): Unit[] {
+    return readCaptures(this.#paths.captures).filter((unit) => isRoot(unit, this.#package));
+  }
+
+  // -------------------------------------------------------------------------------------------------------------- rustc
+
+  async #runUnits(signal: AbortSignal): Promise<Build | BuildFailure> {
+    const started = performance.now();
+    const units = this.#outOfDate();
+    // Remembered first: when this is aborted, those that have not been started are still out of date.
+    for (const unit of units) this.#dirty.add(unit.key);
+    const root = units.at(-1);
+    if (!root) throw new Error('expected a unit to build');
+    const store = this.#newStore();
+    const linked = makeGate();
+    // Once the objects are there, an abort comes too late to save anything, and would cost rustc its caches.
+    const untilLinked = new AbortController();
+    const abort = (): void => untilLinked.abort(signal.reason);
+    signal.addEventListener('abort', abort, { once: true });
+
+    const outputs = new Map(units.flatMap((unit) => unit.outputs).map((path) => [path, makeGate()]));
+    const build = async (unit: Unit): Promise<RustcResult | undefined> => {
+      let succeeded = false;
+      try {
+        // `.rmeta` for a library, which can start early; `.rlib` for what is linked.
+        const needed = await Promise.all(unit.externs.map((path) => outputs.get(path)?.opened ?? true));
+        if (needed.includes(false)) return undefined;
+        this.#dirty.delete(unit.key);
+        const result = await runRustc(
+          unit,
+          {
+            rustc: this.#toolchain.rustc,
+            prefix: this.#toolchain.prefix,
+            environment: { HOTSLOT_STORE: store, ...(unit === root && { HOTSLOT_NOTIFY: '1' }) },
+            onArtifact: (path) => outputs.get(path)?.open(true),
+            ...(unit === root && { onLinked: () => linked.open(true) }),
+          },
+          untilLinked.signal,
+        );
+        succeeded = result.succeeded;
+        return result;
+      } finally {
+        if (!succeeded) this.#dirty.add(unit.key);
+        for (const path of unit.outputs) outputs.get(path)?.open(succeeded);
+      }
+    };
+    const all = Promise.all(units.map(build));
+    this.#rest = all.catch(() => undefined);
+    const isLinked = await Promise.race([linked.opened, all.then(() => false)]);
+    signal.removeEventListener('abort', abort);
+    const rustcMs = performance.now() - started;
+    if (isLinked) {
+      this.#rest = all.then((results) => this.#expectSuccess(results));
+      return this.#finish(join(store, basename(root.module)), rustcMs);
+    }
+
+    const results = (await all).filter((each) => each !== undefined);
+    this.#reportWarnings(results.flatMap((each) => each.warnings));
+    const errors = results.flatMap((each) => each.errors);
+    // Not about the source: an argument that no longer fits, a dependency that is gone. cargo puts that right, or says why.
+    if (errors.every((each) => each.place === undefined)) return this.#runCargo(signal);
+    this.#readInputs();
+    return { kind: 'failed', diagnostics: errors, rustcMs };
+  }
+
+  /** rustc has delivered its objects; should it then fail after all, the next build does its work again. */
+  #expectSuccess(results: readonly (RustcResult | undefined)[]): void {
+    this.#reportWarnings(results.flatMap((each) => each?.warnings ?? []));
+    this.#readInputs();
+    for (const error of results.flatMap((each) => each?.errors ?? []))
+      this.#options.report({ event: 'log', level: 'error', text: `rustc failed after linking: ${error.text}` });
+  }
+
+  /** What is out of date and all that depends on it, in order. */
+  #outOfDate(): Unit[] {
+    const changed = new Set<string>();
+    return this.#units.filter((unit) => {
+      const affected = this.#dirty.has(unit.key) || unit.externs.some((path) => changed.has(path));
+      if (affected) for (const path of unit.outputs) changed.add(path);
+      return affected;
+    });
+  }
+
+  // ------------------------------------------------------------------------------------------------------------- results
+
+  #finish(folder: string, rustcMs: number): Build {
+    const editable = new Set(this.#units.flatMap((unit) => unit.outputs).map((path) => basename(path)));
+    const linked = readLinked(folder, editable);
+    const build: Build = { kind: 'built', objects: linked.objects, archives: linked.archives, rustcMs };
+    this.#links.set(build, linked);
+    this.#build = build;
+    writeFileSync(this.#paths.last, folder);
+    return build;
+  }
+
+  #readInputs(): void {
+    const readers = new Map<string, Set<string>>();
+    const add = (path: string, key: string): void => {
+      if (path.startsWith(this.#paths.target + sep)) return;
+      readers.set(path, (readers.get(path) ?? new Set()).add(key));
+    };
+    for (const unit of this.#units) for (const path of readInputs(unit)) add(path, unit.key);
+    for (const unit of readCaptures(this.#paths.captures))
+      if (unit.host) for (const path of readInputs(unit)) add(path, CARGO);
+    this.#readers = readers;
+    this.#watcher?.add(this.#watched());
+  }
+
+  /** Each once, as long as it stands: rustc repeats them in every run. */
+  #reportWarnings(warnings: readonly Diagnostic[]): void {
+    for (const { rendered, text } of warnings) {
+      const line = rendered ?? text;
+      if (this.#warned.has(line)) continue;
+      this.#warned.add(line);
+      this.#options.report({ event: 'log', level: 'warn', text: line });
+    }
+  }
+
+  /** The user's own linker, when they named one. */
+  #linker(): Linker {
+    const own = this.#units.at(-1)?.linker;
+    return own === undefined ? this.#toolchain.linker : linkerOf(own);
+  }
+
+  #newStore(): string {
+    this.#count += 1;
+    const store = join(this.#paths.links, `${process.pid}-${this.#count}`);
+    mkdirSync(store);
+    return store;
+  }
+
+  #lastLink(): string | undefined {
+    const folder = readIfThere(this.#paths.last);
+    return folder !== undefined && existsSync(join(folder, 'line')) ? folder : undefined;
+  }
+
+  /** One run at a time, also when the one before was aborted: it rejects only after its processes are gone. */
+  #exclusive<T>(signal: AbortSignal, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const either = AbortSignal.any([signal, this.#closing.signal]);
+    const turn = this.#previous.then(async () => {
+      await this.#rest;
+      either.throwIfAborted();
+      return work(either);
+    });
+    this.#previous = turn.catch(() => undefined);
+    return turn;
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------------------ paths
+
+interface Paths {
+  /** cargo's target folder for hotslot. */
+  readonly target: string;
+  readonly scripts: Scripts;
+  readonly captures: string;
+  readonly links: string;
+  /** A file that names the folder of the newest link. */
+  readonly last: string;
+}
+
+/** What was recorded persists between starts, for the same choice of package, features and profile. */
+function preparePaths(options: BuildOptions, found: Package, toolchain: Toolchain): Paths {
+  const target = join(options.targetDirectory ?? found.targetDirectory, 'hotslot');
+  const own = join(target, 'hotslot');
+  const compiler = [toolchain.version, toolchain.rustc, ...toolchain.prefix].join('\n');
+  // Objects of two compilers, or of two builds of std, do not mix, and cargo does not always notice.
+  if (readIfThere(join(own, 'compiler')) !== compiler) rmSync(target, { recursive: true, force: true });
+  const choice = [found.id, ...found.selection, ...featureFlags(options), options.profile, options.release];
+  const session = join(own, createHash('sha1').update(choice.join('\n')).digest('hex').slice(0, 16));
+  const paths = { captures: join(session, 'captures'), links: join(session, 'links'), last: join(session, 'last') };
+  for (const folder of [paths.captures, paths.links]) mkdirSync(folder, { recursive: true });
+  writeFileSync(join(own, 'compiler'), compiler);
+  // Two choices may write the same output file, which cargo then takes for fresh.
+  if (readIfThere(join(own, 'choice')) !== session) rmSync(paths.last, { force: true });
+  writeFileSync(join(own, 'choice'), session);
+  const last = readIfThere(paths.last);
+  for (const name of readdirSync(paths.links))
+    if (!isAlive(Number(name.split('-')[0])) && !last?.startsWith(join(paths.links, name) + sep))
+      rmSync(join(paths.links, name), { recursive: true, force: true });
+  return { target, scripts: writeScripts(join(own, 'bin')), ...paths };
+}
+
+/** Files outside of packages that cargo and rustup look for: in the workspace, in the folder, and above it. */
+function cargoFiles(directory: string, workspace: string): string[] {
+  const files = [join(workspace, 'Cargo.toml'), join(workspace, 'Cargo.lock')];
+  for (let folder = directory; ; folder = dirname(folder)) {
+    for (const name of ['.cargo/config.toml', '.cargo/config', 'rust-toolchain.toml', 'rust-toolchain'])
+      files.push(join(folder, name));
+    if (folder === dirname(folder)) return files;
+  }
+}
+
+function isRoot(unit: Unit, found: Package): boolean {
+  if (unit.host || unit.crate !== found.crate || unit.environment['CARGO_MANIFEST_DIR'] !== found.directory)
+    return false;
+  return unit.types.includes(found.selection[0] === '--lib' ? 'cdylib' : 'bin');
+}
+
+async function requireBindgen(version: string): Promise<string> {
+  const bindgen = await findBindgen(version);
+  if (bindgen !== undefined) return bindgen;
+  throw new DiagnosticError({
+    severity: 'error',
+    text: `wasm-bindgen ${version} is not installed`,
+    hint: `The crate's lock file asks for exactly this version: \`npx hotslot doctor --fix\`.`,
+  });
+}
+
+function readIfThere(path: string): string | undefined {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    if (['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) return undefined;
+    throw error;
+  }
+}
+
+/** Something others wait for: done, or known never to be. The first word counts. */
+function makeGate(): { readonly opened: Promise<boolean>; readonly open: (done: boolean) => void } {
+  let open: (done: boolean) => void = () => undefined;
+  const opened = new Promise<boolean>((resolve) => {
+    open = resolve;
+  });
+  return { opened, open };
+}

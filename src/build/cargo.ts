@@ -1,0 +1,135 @@
+// In: a package and a toolchain. Out: one run of cargo with the capturing scripts in place, and what it said.
+
+import { existsSync, readFileSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
+import type { Diagnostic, Event } from '../model.ts';
+import type { Scripts } from './capture.ts';
+import { type RustcMessage, isSummary, readCargoErrors, readDiagnostic } from './diagnostic.ts';
+import { type CargoOptions, type Package, TARGET, featureFlags } from './package.ts';
+import { ask, run } from './process.ts';
+import type { Toolchain } from './toolchain.ts';
+
+export interface CargoRun {
+  readonly options: CargoOptions;
+  readonly package: Package;
+  readonly toolchain: Toolchain;
+  readonly scripts: Scripts;
+  /** hotslot's own, so that its flags and the user's builds do not undo each other's work. */
+  readonly targetDirectory: string;
+  /** Where the scripts put what they record. */
+  readonly captures: string;
+  readonly store: string;
+  readonly report: (event: Event) => void;
+}
+
+export interface CargoResult {
+  readonly succeeded: boolean;
+  readonly errors: readonly Diagnostic[];
+  readonly warnings: readonly Diagnostic[];
+  /** What cargo watches for the build scripts of editable packages. */
+  readonly scripts: readonly BuildScript[];
+}
+
+export interface BuildScript {
+  /** Of its package. */
+  readonly directory: string;
+  /** Files and folders named by `rerun-if-changed`; undefined: every file of the package. */
+  readonly inputs: readonly string[] | undefined;
+}
+
+/** A line of `cargo build --message-format=json`; only the members that are read here. */
+type CargoMessage =
+  | { readonly reason: 'compiler-message'; readonly message: RustcMessage; readonly manifest_path: string }
+  | { readonly reason: 'compiler-artifact'; readonly target: { readonly name: string } }
+  | { readonly reason: 'build-script-executed'; readonly package_id: string; readonly out_dir: string }
+  | { readonly reason: 'build-finished'; readonly success: boolean };
+
+export async function runCargo(cargo: CargoRun, signal: AbortSignal): Promise<CargoResult> {
+  const { options, package: found, toolchain, report } = cargo;
+  const errors: Diagnostic[] = [];
+  const warnings: Diagnostic[] = [];
+  const scripts: BuildScript[] = [];
+  const stderr: string[] = [];
+  let done = 0;
+
+  const read = (line: string): void => {
+    if (!line.startsWith('{')) return;
+    const message = JSON.parse(line) as CargoMessage;
+    if (message.reason === 'compiler-artifact') {
+      done += 1;
+      report({ event: 'progress', text: message.target.name, done, total: Math.max(done, found.units) });
+    } else if (message.reason === 'compiler-message' && !isSummary(message.message)) {
+      const diagnostic = readDiagnostic(message.message, (path) => locate(path, found, message.manifest_path));
+      if (diagnostic.severity === 'error') errors.push(diagnostic);
+      else if (diagnostic.severity === 'warning') warnings.push(diagnostic);
+    } else if (message.reason === 'build-script-executed') {
+      const directory = found.editable.find((each) => each.id === message.package_id)?.directory;
+      if (directory !== undefined) scripts.push(readBuildScript(directory, join(dirname(message.out_dir), 'output')));
+    }
+  };
+
+  const profile = options.profile ?? (options.release ? 'release' : 'dev');
+  const { status } = await run(
+    toolchain.cargo,
+    [
+      ...['build', '--message-format=json-diagnostic-rendered-ansi', '--target', TARGET],
+      ...['--target-dir', cargo.targetDirectory, '--profile', profile, '-p', found.id, ...found.selection],
+      ...featureFlags(options),
+    ],
+    {
+      cwd: options.directory,
+      env: {
+        ...toolchain.environment,
+        // Link-time optimisation renames and merges what a patch must find; incremental is what makes an edit fast.
+        [`CARGO_PROFILE_${profile.toUpperCase().replaceAll('-', '_')}_LTO`]: 'off',
+        CARGO_INCREMENTAL: '1',
+        CARGO_TERM_PROGRESS_WHEN: 'never',
+        RUSTC_WRAPPER: cargo.scripts.wrapper,
+        HOTSLOT_WRAPPER: await findWrapper(cargo),
+        HOTSLOT_LINKER: cargo.scripts.linker,
+        HOTSLOT_PACKAGES: `\n${found.editable.map((each) => each.directory).join('\n')}\n`,
+        HOTSLOT_CAPTURES: cargo.captures,
+        HOTSLOT_STORE: cargo.store,
+      },
+      signal,
+      onStdout: read,
+      onStderr: (line) => stderr.push(line),
+    },
+  );
+  if (status !== 0 && errors.length === 0) errors.push(...readCargoErrors(stderr.join('\n')));
+  if (status !== 0 && errors.length === 0)
+    errors.push({ severity: 'error', text: `cargo ended with status ${status}` });
+  return { succeeded: status === 0, errors, warnings, scripts };
+}
+
+/** The folder rustc runs in is the workspace for its members, the package for a path dependency outside of it. */
+function locate(path: string, found: Package, manifest: string): string {
+  const inWorkspace = resolve(found.workspace, path);
+  return existsSync(inWorkspace) ? inWorkspace : resolve(dirname(manifest), path);
+}
+
+function readBuildScript(directory: string, output: string): BuildScript {
+  const text = existsSync(output) ? readFileSync(output, 'utf8') : '';
+  const inputs = [...text.matchAll(/^cargo::?rerun-if-changed=(.+)$/gm)].map((match) =>
+    resolve(directory, match[1] ?? ''),
+  );
+  const namesEnvironment = /^cargo::?rerun-if-env-changed=/m.test(text);
+  return { directory, inputs: inputs.length > 0 || namesEnvironment ? inputs : undefined };
+}
+
+/** A wrapper of the user's own (sccache and the like), which ours calls. */
+async function findWrapper({ options, toolchain }: CargoRun): Promise<string> {
+  const fromEnvironment = process.env['RUSTC_WRAPPER'] ?? process.env['CARGO_BUILD_RUSTC_WRAPPER'];
+  if (fromEnvironment !== undefined) return fromEnvironment;
+  // The merged configuration is an unstable command; only this question is asked with unstable features on.
+  const answer = await ask(
+    toolchain.cargo,
+    ['-Zunstable-options', 'config', 'get', 'build', '--format', 'json-value'],
+    {
+      cwd: options.directory,
+      env: { ...toolchain.environment, RUSTC_BOOTSTRAP: '1' },
+    },
+  );
+  if (answer === undefined) return '';
+  return (JSON.parse(answer) as { 'rustc-wrapper'?: string })['rustc-wrapper'] ?? '';
+}

@@ -1,0 +1,63 @@
+// In: a link that rustc asked for. Out: the linked and bound program: the real linker, then wasm-bindgen.
+
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Image } from '../model.ts';
+import { DiagnosticError } from './diagnostic.ts';
+import { run } from './process.ts';
+import type { Linked } from './store.ts';
+import type { Linker } from './toolchain.ts';
+
+export interface ImageRun {
+  readonly linker: Linker;
+  /** Path of wasm-bindgen. */
+  readonly bindgen: string;
+  /** Of the output. */
+  readonly name: string;
+  /** A relocatable object to link in besides what rustc named. */
+  readonly arena: Uint8Array;
+}
+
+export async function makeImage(linked: Linked, options: ImageRun, signal: AbortSignal): Promise<Image> {
+  const { name } = options;
+  const directory = join(linked.folder, 'image');
+  mkdirSync(directory, { recursive: true });
+  const module = join(linked.folder, `${name}.wasm`);
+  const map = join(linked.folder, `${name}.map`);
+  const arena = join(linked.folder, 'arena.o');
+  writeFileSync(arena, options.arena);
+  const linking = await run(
+    options.linker.program,
+    [...options.linker.prefix, ...linkArguments(linked.args, module), arena, `-Map=${map}`],
+    { signal },
+  );
+  if (linking.status !== 0) throw failure('The linker failed', linking.stderr);
+  const binding = await run(
+    options.bindgen,
+    ['--target', 'web', '--no-demangle', '--no-typescript', '--out-dir', directory, '--out-name', name, module],
+    { signal },
+  );
+  if (binding.status !== 0) throw failure('wasm-bindgen failed', binding.stderr);
+  const [bound, text, glue] = await Promise.all([
+    readFile(join(directory, `${name}_bg.wasm`)),
+    readFile(map, 'utf8'),
+    readFile(join(directory, `${name}.js`), 'utf8'),
+  ]);
+  return { module: bound, map: text, glue, directory };
+}
+
+/** rustc's command line, with names kept (functions are found by them) and debug sections left out (10 of 12 MB). */
+function linkArguments(args: readonly string[], output: string): string[] {
+  const kept = args.filter(
+    (argument, index) =>
+      !['--strip-all', '-s', '--strip-debug', '-S', '-o', '-flavor'].includes(argument) &&
+      args[index - 1] !== '-o' &&
+      args[index - 1] !== '-flavor',
+  );
+  return [...kept, '--strip-debug', '-o', output];
+}
+
+function failure(text: string, output: string): DiagnosticError {
+  return new DiagnosticError({ severity: 'error', text, notes: [output.trim()], rendered: `${text}\n${output}` });
+}
