@@ -175,14 +175,20 @@ function clashes(settings: Settings): string | undefined {
 function describe(version: string): CAC {
   const cli = cac('hotslot');
   for (const [name, about] of Object.entries(COMMANDS)) {
-    const command = cli.command(name, about);
+    const command = cli.command(name, about).usage(name === 'serve' ? '[serve] [options]' : `${name} [options]`);
     if (name === 'serve') command.alias('!');
     for (const key of KEYS) {
       const { flags, about: text, commands } = OPTIONS[key];
       if (commands.includes(name as CommandName)) command.option(flags, text);
     }
   }
-  cli.help();
+  // A flag that turns something off has, for cac, the default true.
+  cli.help((sections) =>
+    sections.map(({ title, body }) => ({
+      ...(title !== undefined && { title }),
+      body: body.replaceAll(/ *(\(default: true\))?$/gm, ''),
+    })),
+  );
   cli.version(version, '-V, --version');
   return cli;
 }

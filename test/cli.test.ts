@@ -304,7 +304,8 @@ describe('the program', () => {
   test('--help and --version answer on standard output', () => {
     const help = run('--help');
     expect(help).toMatchObject({ status: 0, stderr: '' });
-    expect(help.stdout).toContain('-p, --package <name>');
+    expect(help.stdout).toContain('\n  -p, --package <name>   Package of the workspace\n');
+    expect(help.stdout).toContain('\n  --no-default-features  Without the default features\n');
     expect(run('build', '--help').stdout).toContain('--out-dir <folder>');
     expect(run('--version').stdout).toMatch(/^hotslot\/\d+\.\d+\.\d+ /);
   });
