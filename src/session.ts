@@ -37,7 +37,7 @@ export interface Session {
 }
 
 /** Memory of the program kept for data that patches add. Untouched pages of it cost nothing. */
-const ARENA_BYTES = 16 << 20;
+const ARENA_BYTES = 8 << 20;
 
 /** Resolves once the page is served. A failing first build is reported, and mended by the next edit. */
 export async function startSession(options: SessionOptions): Promise<Session> {
@@ -69,8 +69,12 @@ class RunningSession implements Session {
   readonly #library = new Library();
   #server!: Server;
   #program: Program | undefined;
+  /** What the Program was last linked from. */
+  #applied: Build | undefined;
   /** The newest build, when the pages could not be taken to it: what a reload is to bring. */
   #waiting: Build | undefined;
+  /** Builds whose wasm-bindgen output is being served: the base, and patches that brought glue. */
+  #served: Build[] = [];
   #stopWatching: (() => Promise<void>) | undefined;
   /** Steps run one after the other; this is the end of the queue. */
   #queue: Promise<void> = Promise.resolve();
@@ -131,9 +135,11 @@ class RunningSession implements Session {
     const version = this.#program === undefined ? 0 : this.#program.version + 1;
     const { module, program } = openBase(image, build, version, contentHash);
     this.#program = program;
-    this.#waiting = undefined;
+    const replaced = this.#served;
+    this.#served = [build];
+    this.#settle(program, build);
+    for (const old of replaced) this.#drop(old);
     this.#server.publish({ id: program.base, version, glue: image.glue, module, directory: image.directory });
-    this.#server.tell({ type: 'ok' });
     if (first) {
       this.#report({ event: 'ready', url: this.url, version, ms: performance.now() - this.#started });
     } else {
@@ -205,7 +211,7 @@ class RunningSession implements Session {
     if (outcome.kind === 'refused') return this.#refuse(build, outcome.refusal);
     if (outcome.kind === 'unchanged') {
       program.commit(outcome.draft);
-      this.#settle(program);
+      this.#settle(program, build);
       return this.#report({ event: 'unchanged', rustcMs: build.rustcMs });
     }
     const glue = image && { directory: image.directory, file: `${this.#builder.name}.js` };
@@ -227,20 +233,33 @@ class RunningSession implements Session {
     // From here on the pages run the new version, and so does the Program.
     this.#server.commit(patch);
     program.commit(outcome.draft);
-    this.#settle(program);
+    if (patch.glue !== undefined) this.#served.push(build);
+    this.#settle(program, build);
     this.#report(patchEvent(patch, edit, build, linkMs, receipts));
   }
 
-  #settle(program: Program): void {
+  /** The Program is what this build made it. */
+  #settle(program: Program, build: Build): void {
+    const older = [this.#applied, this.#waiting];
+    this.#applied = build;
     this.#waiting = undefined;
+    for (const old of older) this.#drop(old);
     this.#library.keep([...program.objects.values()].map(({ source }) => source));
     this.#server.tell({ type: 'ok' });
   }
 
   #refuse(build: Build, refusal: Refusal): void {
+    const older = this.#waiting;
     this.#waiting = build;
+    this.#drop(older);
     this.#server.tell({ type: 'refused', ...refusal });
     this.#report({ event: 'refused', ...refusal });
+  }
+
+  #drop(build: Build | undefined): void {
+    if (build === undefined || build === this.#applied || build === this.#waiting || this.#served.includes(build))
+      return;
+    this.#builder.release(build);
   }
 
   #fail({ diagnostics }: BuildFailure): void {

@@ -134,14 +134,14 @@ class Link {
     for (const source of this.#build.objects) {
       present.add(source.name);
       const linked = this.#program.objects.get(source.name);
-      if (linked?.source.stamp === source.stamp) continue;
-      after.push(this.#library.read(source));
-      this.#draft.objects.set(source.name, { source, fromBase: false });
+      const changed = linked?.source.stamp !== source.stamp;
+      if (changed) after.push(this.#library.read(source));
+      // Unchanged ones too: the older build that they came from may be thrown away.
+      this.#draft.objects.set(source.name, { source, fromBase: !changed && linked.fromBase });
     }
     for (const [name, linked] of this.#program.objects) {
-      const gone = !present.has(name);
-      if (gone) this.#draft.removedObjects.add(name);
-      if (!gone && !this.#draft.objects.has(name)) continue;
+      if (!present.has(name)) this.#draft.removedObjects.add(name);
+      else if (this.#draft.objects.get(name)?.source.stamp === linked.source.stamp) continue;
       const object = this.#library.read(linked.source);
       before.push(object);
       if (linked.fromBase) this.#placeBaseConstants(object);
