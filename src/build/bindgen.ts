@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { cachePath, makeOnce } from './cache.ts';
 import { DiagnosticError, readCargoErrors } from './diagnostic.ts';
 import { ask, run } from './process.ts';
-import type { Rust } from './toolchain.ts';
+import type { Rust } from './rust.ts';
 
 /** From the cache, or from PATH when it happens to be the same version. */
 export async function findBindgen(version: string): Promise<string | undefined> {
@@ -13,6 +13,26 @@ export async function findBindgen(version: string): Promise<string | undefined> 
   if (existsSync(cached)) return cached;
   const answer = await ask('wasm-bindgen', ['--version']);
   return answer?.trim() === `wasm-bindgen ${version}` ? 'wasm-bindgen' : undefined;
+}
+
+/** Throws a `DiagnosticError` that says how to get it. */
+export async function requireBindgen(version: string): Promise<string> {
+  const bindgen = await findBindgen(version);
+  if (bindgen !== undefined) return bindgen;
+  const { name, why, fix } = describeMissing(version);
+  throw new DiagnosticError({ severity: 'error', text: `${name}: ${why}`, hint: fix });
+}
+
+export function describeMissing(version: string): {
+  readonly name: string;
+  readonly why: string;
+  readonly fix: string;
+} {
+  return {
+    name: `wasm-bindgen ${version}`,
+    why: 'not installed in exactly the version of the lock file',
+    fix: 'npx hotslot doctor --fix',
+  };
 }
 
 /** Two or three minutes. */
@@ -46,8 +66,18 @@ async function install(
   const { status } = await run(
     rust.cargo,
     [
-      ...['install', 'wasm-bindgen-cli', '--version', version, '--bin', 'wasm-bindgen'],
-      ...['--root', folder, '--target-dir', target, '--no-track', ...flags],
+      'install',
+      'wasm-bindgen-cli',
+      '--version',
+      version,
+      '--bin',
+      'wasm-bindgen',
+      '--root',
+      folder,
+      '--target-dir',
+      target,
+      '--no-track',
+      ...flags,
     ],
     {
       // Away from the user's project and its configuration.

@@ -8,21 +8,21 @@ import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join, sep } from 'node:path';
 import type { Build, BuildFailure, Diagnostic, Edit, Event, Image } from '../model.ts';
-import { findBindgen } from './bindgen.ts';
+import { requireBindgen } from './bindgen.ts';
 import { isAlive } from './cache.ts';
 import { type Scripts, type Unit, readCaptures, readInputs, unitsOf, writeScripts } from './capture.ts';
 import { type BuildScript, type CargoRun, runCargo } from './cargo.ts';
 import { DiagnosticError } from './diagnostic.ts';
-import { makeImage } from './image.ts';
+import { bind, makeImage } from './image.ts';
 import { type CargoOptions, type Package, featureFlags, findPackage } from './package.ts';
 import { type RustcResult, runRustc } from './rustc.ts';
 import { type Linked, readLinked } from './store.ts';
-import { type Linker, type Toolchain, linkerOf } from './toolchain.ts';
+import { type Linker, type Toolchain, linkerOf } from './rust.ts';
 import { type Watcher, watch } from './watch.ts';
 
 export interface BuildOptions extends CargoOptions {
   /** A relocatable object to add to the link. */
-  readonly arenaObject: Uint8Array;
+  readonly arenaObject: Uint8Array | undefined;
   /** Told of progress, and of compiler warnings as log lines. */
   readonly report: (event: Event) => void;
 }
@@ -40,8 +40,8 @@ export interface Builder {
   update(edit: Edit, signal: AbortSignal): Promise<Build | BuildFailure>;
   /** Links and binds. Throws a `DiagnosticError` when the linker or wasm-bindgen does not want to. */
   image(build: Build, signal: AbortSignal): Promise<Image>;
-  /** The build's objects, image and map will not be read any more. */
-  release(build: Build): void;
+  /** What cargo and wasm-bindgen make by themselves, written into `directory`. Throws a `DiagnosticError`. */
+  plain(directory: string, signal: AbortSignal): Promise<void>;
   /** Resolves when no edit can be missed any more. Call it before `base`; the result stops watching. */
   watch(onEdit: (edit: Edit) => void): Promise<() => Promise<void>>;
   close(): Promise<void>;
@@ -78,7 +78,9 @@ class CargoBuilder implements Builder {
   #lock: string | undefined;
 
   #build: Build | undefined;
-  readonly #links = new Map<Build, Linked>();
+  readonly #links = new WeakMap<Build, Linked>();
+  /** Their images may be served from their folders. */
+  readonly #pinned = new Set<Linked>();
   #count = 0;
   /** The run before, and what is left of it: the next one waits until nothing of them writes any more. */
   #previous: Promise<unknown> = Promise.resolve();
@@ -126,15 +128,29 @@ class CargoBuilder implements Builder {
     const linked = this.#links.get(build);
     if (!linked) throw new Error('expected a build of this builder that has not been released');
     const run = { linker: this.#linker(), bindgen: this.#bindgen, name: this.name, arena: this.#options.arenaObject };
+    this.#pinned.add(linked);
     return makeImage(linked, run, AbortSignal.any([signal, this.#closing.signal]));
   }
 
-  release(build: Build): void {
-    const linked = this.#links.get(build);
-    // The newest one stays for the next build that touches nothing, and for the next start.
-    if (!linked || build === this.#build) return;
-    this.#links.delete(build);
-    rmSync(dirname(linked.folder), { recursive: true, force: true });
+  plain(directory: string, signal: AbortSignal): Promise<void> {
+    return this.#exclusive(signal, async (either) => {
+      const { targetDirectory, report } = this.#options;
+      const result = await runCargo(
+        {
+          options: this.#options,
+          package: this.#package,
+          toolchain: this.#toolchain,
+          targetDirectory,
+          capture: undefined,
+          report,
+        },
+        either,
+      );
+      this.#reportWarnings(result.warnings);
+      if (!result.succeeded) throw new DiagnosticError(...result.errors);
+      if (result.module === undefined) throw new Error(`cargo built ${this.name}, but named no wasm file`);
+      await bind({ bindgen: this.#bindgen, name: this.name }, result.module, directory, [], either);
+    });
   }
 
   async watch(onEdit: (edit: Edit) => void): Promise<() => Promise<void>> {
@@ -147,7 +163,7 @@ class CargoBuilder implements Builder {
     this.#closing.abort(new Error('the builder was closed'));
     await this.#watcher?.close();
     await this.#previous;
-    for (const build of this.#links.keys()) this.release(build);
+    await this.#rest;
   }
 
   // ------------------------------------------------------------------------------------------------- what an edit touches
@@ -212,10 +228,8 @@ class CargoBuilder implements Builder {
       options: this.#options,
       package: this.#package,
       toolchain: this.#toolchain,
-      scripts: this.#paths.scripts,
       targetDirectory: target,
-      captures,
-      store,
+      capture: { scripts: this.#paths.scripts, captures, store },
       report: this.#options.report,
     };
     const result = await runCargo(cargo, signal);
@@ -265,7 +279,9 @@ class CargoBuilder implements Builder {
       let succeeded = false;
       try {
         // `.rmeta` for a library, which can start early; `.rlib` for what is linked.
-        const needed = await Promise.all(unit.externs.map((path) => outputs.get(path)?.opened ?? true));
+        const needed = await Promise.all(
+          unit.externs.map((path) => outputs.get(path)?.opened ?? Promise.resolve(true)),
+        );
         if (needed.includes(false)) return undefined;
         this.#dirty.delete(unit.key);
         const result = await runRustc(
@@ -439,16 +455,6 @@ function isRoot(unit: Unit, found: Package): boolean {
   return unit.types.includes(found.selection[0] === '--lib' ? 'cdylib' : 'bin');
 }
 
-async function requireBindgen(version: string): Promise<string> {
-  const bindgen = await findBindgen(version);
-  if (bindgen !== undefined) return bindgen;
-  throw new DiagnosticError({
-    severity: 'error',
-    text: `wasm-bindgen ${version} is not installed`,
-    hint: `The crate's lock file asks for exactly this version: \`npx hotslot doctor --fix\`.`,
-  });
-}
-
 function readIfThere(path: string): string | undefined {
   try {
     return readFileSync(path, 'utf8');
@@ -460,9 +466,7 @@ function readIfThere(path: string): string | undefined {
 
 /** Something others wait for: done, or known never to be. The first word counts. */
 function makeGate(): { readonly opened: Promise<boolean>; readonly open: (done: boolean) => void } {
-  let open: (done: boolean) => void = () => undefined;
-  const opened = new Promise<boolean>((resolve) => {
-    open = resolve;
-  });
+  let open!: (done: boolean) => void;
+  const opened = new Promise<boolean>((resolve) => (open = resolve));
   return { opened, open };
 }

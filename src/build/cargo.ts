@@ -7,23 +7,29 @@ import type { Scripts } from './capture.ts';
 import { type RustcMessage, isSummary, readCargoErrors, readDiagnostic } from './diagnostic.ts';
 import { type CargoOptions, type Package, TARGET, featureFlags } from './package.ts';
 import { ask, run } from './process.ts';
-import type { Toolchain } from './toolchain.ts';
+import type { Toolchain } from './rust.ts';
 
 export interface CargoRun {
   readonly options: CargoOptions;
   readonly package: Package;
   readonly toolchain: Toolchain;
+  readonly targetDirectory: string | undefined;
+  /** Undefined: as cargo would do it by itself. */
+  readonly capture: Capture | undefined;
+  readonly report: (event: Event) => void;
+}
+
+export interface Capture {
   readonly scripts: Scripts;
-  /** hotslot's own, so that its flags and the user's builds do not undo each other's work. */
-  readonly targetDirectory: string;
   /** Where the scripts put what they record. */
   readonly captures: string;
   readonly store: string;
-  readonly report: (event: Event) => void;
 }
 
 export interface CargoResult {
   readonly succeeded: boolean;
+  /** The linked module of the package; with a capture, an empty file. */
+  readonly module: string | undefined;
   readonly errors: readonly Diagnostic[];
   readonly warnings: readonly Diagnostic[];
   /** What cargo watches for the build scripts of editable packages. */
@@ -40,7 +46,12 @@ export interface BuildScript {
 /** A line of `cargo build --message-format=json`; only the members that are read here. */
 type CargoMessage =
   | { readonly reason: 'compiler-message'; readonly message: RustcMessage; readonly manifest_path: string }
-  | { readonly reason: 'compiler-artifact'; readonly target: { readonly name: string } }
+  | {
+      readonly reason: 'compiler-artifact';
+      readonly package_id: string;
+      readonly target: { readonly name: string };
+      readonly filenames: readonly string[];
+    }
   | { readonly reason: 'build-script-executed'; readonly package_id: string; readonly out_dir: string }
   | { readonly reason: 'build-finished'; readonly success: boolean };
 
@@ -50,6 +61,7 @@ export async function runCargo(cargo: CargoRun, signal: AbortSignal): Promise<Ca
   const warnings: Diagnostic[] = [];
   const scripts: BuildScript[] = [];
   const stderr: string[] = [];
+  let module: string | undefined;
   let done = 0;
 
   const read = (line: string): void => {
@@ -57,6 +69,7 @@ export async function runCargo(cargo: CargoRun, signal: AbortSignal): Promise<Ca
     const message = JSON.parse(line) as CargoMessage;
     if (message.reason === 'compiler-artifact') {
       done += 1;
+      if (message.package_id === found.id) module = message.filenames.find((path) => path.endsWith('.wasm')) ?? module;
       report({ event: 'progress', text: message.target.name, done, total: Math.max(done, found.units) });
     } else if (message.reason === 'compiler-message' && !isSummary(message.message)) {
       const diagnostic = readDiagnostic(message.message, (path) => locate(path, found, message.manifest_path));
@@ -72,24 +85,24 @@ export async function runCargo(cargo: CargoRun, signal: AbortSignal): Promise<Ca
   const { status } = await run(
     toolchain.cargo,
     [
-      ...['build', '--message-format=json-diagnostic-rendered-ansi', '--target', TARGET],
-      ...['--target-dir', cargo.targetDirectory, '--profile', profile, '-p', found.id, ...found.selection],
+      'build',
+      '--message-format=json-diagnostic-rendered-ansi',
+      '--target',
+      TARGET,
+      '--profile',
+      profile,
+      '-p',
+      found.id,
+      ...found.selection,
       ...featureFlags(options),
+      ...(cargo.targetDirectory === undefined ? [] : ['--target-dir', cargo.targetDirectory]),
     ],
     {
       cwd: options.directory,
       env: {
         ...toolchain.environment,
-        // Link-time optimisation renames and merges what a patch must find; incremental is what makes an edit fast.
-        [`CARGO_PROFILE_${profile.toUpperCase().replaceAll('-', '_')}_LTO`]: 'off',
-        CARGO_INCREMENTAL: '1',
         CARGO_TERM_PROGRESS_WHEN: 'never',
-        RUSTC_WRAPPER: cargo.scripts.wrapper,
-        HOTSLOT_WRAPPER: await findWrapper(cargo),
-        HOTSLOT_LINKER: cargo.scripts.linker,
-        HOTSLOT_PACKAGES: `\n${found.editable.map((each) => each.directory).join('\n')}\n`,
-        HOTSLOT_CAPTURES: cargo.captures,
-        HOTSLOT_STORE: cargo.store,
+        ...(cargo.capture ? await captureEnvironment(cargo, cargo.capture, profile) : {}),
       },
       signal,
       onStdout: read,
@@ -99,7 +112,21 @@ export async function runCargo(cargo: CargoRun, signal: AbortSignal): Promise<Ca
   if (status !== 0 && errors.length === 0) errors.push(...readCargoErrors(stderr.join('\n')));
   if (status !== 0 && errors.length === 0)
     errors.push({ severity: 'error', text: `cargo ended with status ${status}` });
-  return { succeeded: status === 0, errors, warnings, scripts };
+  return { succeeded: status === 0, module, errors, warnings, scripts };
+}
+
+async function captureEnvironment(cargo: CargoRun, capture: Capture, profile: string): Promise<Record<string, string>> {
+  return {
+    // Link-time optimisation renames and merges what a patch must find; incremental is what makes an edit fast.
+    [`CARGO_PROFILE_${profile.toUpperCase().replaceAll('-', '_')}_LTO`]: 'off',
+    CARGO_INCREMENTAL: '1',
+    RUSTC_WRAPPER: capture.scripts.wrapper,
+    HOTSLOT_WRAPPER: await findWrapper(cargo),
+    HOTSLOT_LINKER: capture.scripts.linker,
+    HOTSLOT_PACKAGES: `\n${cargo.package.editable.map((each) => each.directory).join('\n')}\n`,
+    HOTSLOT_CAPTURES: capture.captures,
+    HOTSLOT_STORE: capture.store,
+  };
 }
 
 /** The folder rustc runs in is the workspace for its members, the package for a path dependency outside of it. */
@@ -131,5 +158,5 @@ async function findWrapper({ options, toolchain }: CargoRun): Promise<string> {
     },
   );
   if (answer === undefined) return '';
-  return (JSON.parse(answer) as { 'rustc-wrapper'?: string })['rustc-wrapper'] ?? '';
+  return (JSON.parse(answer) as { readonly 'rustc-wrapper'?: string })['rustc-wrapper'] ?? '';
 }

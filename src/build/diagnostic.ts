@@ -55,7 +55,7 @@ export function readDiagnostic(message: RustcMessage, resolve: Resolve): Diagnos
 export function isSummary(message: RustcMessage): boolean {
   return (
     message.spans.length === 0 &&
-    (/^aborting due to /.test(message.message) ||
+    (message.message.startsWith('aborting due to ') ||
       /^\d+ warnings? emitted$/.test(message.message) ||
       /^(For more information about|Some errors have detailed)/.test(message.message))
   );

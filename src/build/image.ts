@@ -7,7 +7,7 @@ import type { Image } from '../model.ts';
 import { DiagnosticError } from './diagnostic.ts';
 import { run } from './process.ts';
 import type { Linked } from './store.ts';
-import type { Linker } from './toolchain.ts';
+import type { Linker } from './rust.ts';
 
 export interface ImageRun {
   readonly linker: Linker;
@@ -16,35 +16,47 @@ export interface ImageRun {
   /** Of the output. */
   readonly name: string;
   /** A relocatable object to link in besides what rustc named. */
-  readonly arena: Uint8Array;
+  readonly arena: Uint8Array | undefined;
 }
 
 export async function makeImage(linked: Linked, options: ImageRun, signal: AbortSignal): Promise<Image> {
   const { name } = options;
-  const directory = join(linked.folder, 'image');
+  const directory = join(linked.folder.path, 'image');
   mkdirSync(directory, { recursive: true });
-  const module = join(linked.folder, `${name}.wasm`);
-  const map = join(linked.folder, `${name}.map`);
-  const arena = join(linked.folder, 'arena.o');
-  writeFileSync(arena, options.arena);
+  const module = join(linked.folder.path, `${name}.wasm`);
+  const map = join(linked.folder.path, `${name}.map`);
+  const extra: string[] = [];
+  if (options.arena) {
+    const arena = join(linked.folder.path, 'arena.o');
+    writeFileSync(arena, options.arena);
+    extra.push(arena);
+  }
   const linking = await run(
     options.linker.program,
-    [...options.linker.prefix, ...linkArguments(linked.args, module), arena, `-Map=${map}`],
+    [...options.linker.prefix, ...linkArguments(linked.args, module), ...extra, `-Map=${map}`],
     { signal },
   );
   if (linking.status !== 0) throw failure('The linker failed', linking.stderr);
-  const binding = await run(
-    options.bindgen,
-    ['--target', 'web', '--no-demangle', '--no-typescript', '--out-dir', directory, '--out-name', name, module],
-    { signal },
-  );
-  if (binding.status !== 0) throw failure('wasm-bindgen failed', binding.stderr);
+  await bind(options, module, directory, ['--no-demangle', '--no-typescript'], signal);
   const [bound, text, glue] = await Promise.all([
     readFile(join(directory, `${name}_bg.wasm`)),
     readFile(map, 'utf8'),
     readFile(join(directory, `${name}.js`), 'utf8'),
   ]);
   return { module: bound, map: text, glue, directory };
+}
+
+/** Runs wasm-bindgen over a linked module. */
+export async function bind(
+  { bindgen, name }: Pick<ImageRun, 'bindgen' | 'name'>,
+  module: string,
+  directory: string,
+  flags: readonly string[],
+  signal: AbortSignal,
+): Promise<void> {
+  const args = ['--target', 'web', ...flags, '--out-dir', directory, '--out-name', name, module];
+  const { status, stderr } = await run(bindgen, args, { signal });
+  if (status !== 0) throw failure('wasm-bindgen failed', stderr);
 }
 
 /** rustc's command line, with names kept (functions are found by them) and debug sections left out (10 of 12 MB). */

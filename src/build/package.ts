@@ -4,7 +4,7 @@
 import { dirname } from 'node:path';
 import { DiagnosticError, readCargoErrors } from './diagnostic.ts';
 import { run } from './process.ts';
-import type { Toolchain } from './toolchain.ts';
+import type { Toolchain } from './rust.ts';
 
 /** Cargo's own choices, under cargo's names. */
 export interface CargoOptions {
@@ -156,8 +156,8 @@ function targetsOf(found: MetadataPackage, options: CargoOptions): MetadataTarge
   const library = found.targets.find((each) => each.crate_types.includes('cdylib') && !each.kind.includes('example'));
   if (library) return [library];
   const binaries = found.targets.filter((each) => each.kind.includes('bin'));
-  const run = binaries.find((each) => each.name === found.default_run);
-  return run ? [run] : binaries;
+  const preferred = binaries.find((each) => each.name === found.default_run);
+  return preferred ? [preferred] : binaries;
 }
 
 function targetOf(found: MetadataPackage, options: CargoOptions): MetadataTarget {

@@ -41,7 +41,7 @@ export function run(program: string, args: readonly string[], options: RunOption
     }
     const child = spawn(program, args, {
       cwd: options.cwd,
-      env: options.env as NodeJS.ProcessEnv | undefined,
+      env: options.env,
       detached: true,
       stdio: options.onNotify ? ['ignore', 'pipe', 'pipe', 'pipe'] : ['ignore', 'pipe', 'pipe'],
     });

@@ -2,14 +2,30 @@
 // as long as the folder stands, whatever rustc writes afterwards.
 
 import { createHash } from 'node:crypto';
-import { closeSync, copyFileSync, existsSync, linkSync, openSync, readFileSync, readSync, statSync } from 'node:fs';
+import {
+  closeSync,
+  copyFileSync,
+  existsSync,
+  linkSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  statSync,
+} from 'node:fs';
 import { basename, join } from 'node:path';
 import type { ArchiveSource, ObjectSource } from '../model.ts';
 
+/** Holds the objects, the editable crates' rlibs and the command line of one link, as long as anything refers to it. */
+interface Folder {
+  readonly path: string;
+}
+
+const folders = new FinalizationRegistry<string>((path) => rmSync(path, { recursive: true, force: true }));
+
 /** One link that rustc asked for. */
 export interface Linked {
-  /** Holds the objects, the editable crates' rlibs, and the command line. */
-  readonly folder: string;
+  readonly folder: Folder;
   /** The linker's arguments, with paths of kept files pointing into `folder`. */
   readonly args: readonly string[];
   readonly objects: readonly ObjectSource[];
@@ -17,25 +33,29 @@ export interface Linked {
 }
 
 /**
- * Reads what was kept in `folder`. `editable` are the rlibs of the user's own crates: their members are objects of the
+ * Reads what was kept in the folder `path`, and removes it once no object and nothing else of the result can be reached
+ * any more. `editable` are the rlibs of the user's own crates: their members are objects of the
  * program, every other archive is only searched by the linker.
  */
-export function readLinked(folder: string, editable: ReadonlySet<string>): Linked {
-  const line = readFileSync(join(folder, 'line'), 'utf8').split('\0').slice(0, -1);
+export function readLinked(path: string, editable: ReadonlySet<string>): Linked {
+  const folder: Folder = { path };
+  folders.register(folder, path);
+  const line = readFileSync(join(path, 'line'), 'utf8').split('\0').slice(0, -1);
   if (line.some((argument) => argument.startsWith('@')))
     throw new Error(`rustc passed the linker's arguments in a file (${line.join(' ')}), which is not supported`);
   const objects: ObjectSource[] = [];
   const archives: ArchiveSource[] = [];
   const args = line.map((argument) => {
-    const kept = join(folder, basename(argument));
+    const file = basename(argument);
+    const kept = join(path, file);
     if (argument.endsWith('.o')) {
-      objects.push(objectOf(kept));
+      objects.push(objectOf(folder, file));
       return kept;
     }
     if (/\.(rlib|a)$/.test(argument)) {
       if (editable.has(basename(argument))) {
         if (!existsSync(kept)) keep(argument, kept);
-        objects.push(...membersOf(kept));
+        objects.push(...membersOf(folder, file));
         return kept;
       }
       archives.push({ path: argument, bytes: () => readFileSync(argument) });
@@ -45,12 +65,13 @@ export function readLinked(folder: string, editable: ReadonlySet<string>): Linke
   return { folder, args, objects, archives };
 }
 
-function objectOf(path: string): ObjectSource {
+function objectOf(folder: Folder, file: string): ObjectSource {
+  const path = join(folder.path, file);
   const { ino, size, mtimeMs, nlink } = statSync(path);
   // A codegen unit that was reused is the same file as before, under one more name. A file system without links
   // makes copies, whose numbers say nothing.
   const stamp = nlink > 1 ? `${ino}-${size}-${mtimeMs}` : hash(readFileSync(path));
-  return { name: stem(basename(path)), stamp, bytes: () => readFileSync(path) };
+  return { name: stem(file), stamp, bytes: () => readFileSync(join(folder.path, file)) };
 }
 
 /** `CRATE.UNIT.INVOCATION.rcgu.o` without what differs from one run of rustc to the next. */
@@ -61,7 +82,8 @@ function stem(file: string): string {
 // The archive format that LLVM calls gnu: "!<arch>\n", then members, each a header of 60 bytes (name 16, date 12, owner 6,
 // group 6, mode 8, size 10, "`\n") and its data, padded to an even length. "/" is the symbol index, "//" the table of long
 // names, "/N" a name at N in that table.
-function membersOf(path: string): ObjectSource[] {
+function membersOf(folder: Folder, file: string): ObjectSource[] {
+  const path = join(folder.path, file);
   const archive = readFileSync(path);
   const members: ObjectSource[] = [];
   let longNames = '';
@@ -76,7 +98,7 @@ function membersOf(path: string): ObjectSource[] {
       members.push({
         name: stem(name),
         stamp: hash(archive.subarray(start, start + size)),
-        bytes: () => readRange(path, start, size),
+        bytes: () => readRange(join(folder.path, file), start, size),
       });
     at = start + size + (size % 2);
   }

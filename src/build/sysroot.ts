@@ -19,7 +19,7 @@ import { cachePath, makeOnce } from './cache.ts';
 import { DiagnosticError, readCargoErrors } from './diagnostic.ts';
 import { TARGET } from './package.ts';
 import { run } from './process.ts';
-import type { Rust } from './toolchain.ts';
+import type { Rust } from './rust.ts';
 
 /** Its path, when it has been made for exactly this compiler. */
 export function findSysroot(rust: Rust): string | undefined {

@@ -1,123 +1,196 @@
-// In: a crate's folder and what is installed. Out: a Rust that can build wasm32-unknown-unknown, and a linker for it.
-//
-// In order of preference: the crate's own toolchain, when it has the target; the crate's own with std built once from its
-// sources; a system one (Debian's packages), likewise. The last two are used through a sysroot in hotslot's cache.
+// In: a crate's folder. Out: the tools to build it with, or for each that is missing one line on how to get it, and the
+// means to get it.
 
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { delimiter, dirname, join } from 'node:path';
-import { TARGET } from './package.ts';
-import { ask } from './process.ts';
-import { findSysroot } from './sysroot.ts';
+import { describeMissing, findBindgen, installBindgen } from './bindgen.ts';
+import { DiagnosticError } from './diagnostic.ts';
+import { type CargoOptions, TARGET, findPackage } from './package.ts';
+import { ask, run } from './process.ts';
+import { type Rust, type Toolchain, chooseRust, findLinker, findRusts, toolchainOf } from './rust.ts';
+import { makeSysroot } from './sysroot.ts';
 
-export interface Toolchain {
-  readonly cargo: string;
-  /** The compiler itself, not rustup's proxy for it. */
-  readonly rustc: string;
-  /** What goes in front of rustc's arguments. */
-  readonly prefix: readonly string[];
-  /** First line of its `-vV`. */
-  readonly version: string;
-  readonly linker: Linker;
-  /** For every cargo run; its RUSTC includes `prefix`. */
-  readonly environment: Readonly<Record<string, string | undefined>>;
+/** One thing that has to be there: `found` says what it is, `missing` why it is not and what to type. */
+export interface Need {
+  readonly name: string;
+  readonly found?: string;
+  readonly missing?: { readonly why: string; readonly fix: string };
+  /** Gets it, where hotslot can do that itself. */
+  readonly install?: () => Promise<void>;
 }
 
-export interface Linker {
-  readonly program: string;
-  /** In front of the arguments; says which flavour a linker of many shall be. */
-  readonly prefix: readonly string[];
+export interface NeedOptions extends CargoOptions {
+  /** Also what only hotslot's own tests need. */
+  readonly tests?: boolean;
+  /** Told what an installation is doing. */
+  readonly progress?: (text: string) => void;
 }
 
-/** A Rust that is installed, whether or not it can build the target yet. */
-export interface Rust {
-  readonly rustc: string;
-  readonly cargo: string;
-  readonly sysroot: string;
-  /** All of `rustc -vV`. */
-  readonly version: string;
-  readonly host: string;
-  /** The target's std came with it. */
-  readonly hasTarget: boolean;
-  /** The sources of std came with it. */
-  readonly sources: string | undefined;
+const DEBIAN_RUST = ['rustc-web', 'cargo-web', 'rust-web-src', 'rust-web-llvm', 'lld-22'];
+const DEBIAN_C = ['gcc', 'libc6-dev'];
+
+/** Throws a `DiagnosticError` with the same lines as `diagnose`. wasm-bindgen is the builder's to find. */
+export async function requireToolchain(options: CargoOptions): Promise<Toolchain> {
+  const toolchain = findOnPath('cc') === undefined ? undefined : await findToolchain(options.directory);
+  if (toolchain) return toolchain;
+  const missing = (await diagnose(options)).filter((need) => need.missing);
+  throw new DiagnosticError(
+    ...missing.map(({ name, missing: reason }) => ({
+      severity: 'error' as const,
+      text: `${name}: ${reason?.why}`,
+      hint: reason?.fix ?? '',
+    })),
+  );
 }
 
-/** Every Rust worth looking at, the crate's own first. */
-export async function findRusts(directory: string): Promise<Rust[]> {
-  const programs = [process.env['RUSTC'] ?? 'rustc', '/usr/bin/rustc'];
-  const found = await Promise.all(programs.map((program) => probe(program, directory)));
-  const rusts = found.filter((each) => each !== undefined);
-  return rusts.filter((each, index) => rusts.findIndex((other) => other.sysroot === each.sysroot) === index);
+/** Every need, in the order in which they have to be met. */
+export async function diagnose(options: NeedOptions): Promise<Need[]> {
+  const rusts = await findRusts(options.directory);
+  const chosen = chooseRust(rusts);
+  const linker = chosen && findLinker(chosen.rust);
+  const toolchain = chosen && linker && toolchainOf(chosen.rust, chosen.sysroot, linker);
+  const needs: (Need | undefined)[] = [
+    needOf('C compiler', findOnPath('cc'), 'build scripts and macros are linked by it', DEBIAN_C, options),
+    chosen
+      ? { name: `Rust for ${TARGET}`, found: describeRust(chosen.rust, chosen.sysroot !== undefined) }
+      : missingRust(rusts, options),
+    chosen && needOf('wasm linker', linker?.program, 'neither rust-lld nor wasm-ld is there', ['lld-22'], options),
+    await bindgenNeed(toolchain, options),
+    options.tests ? needOf('Chromium', findChromium(), 'the tests run in it', ['chromium'], options) : undefined,
+  ];
+  return needs.filter((need) => need !== undefined);
 }
 
-/** The best of them that can build the target now; undefined when none can. */
-export function chooseRust(rusts: readonly Rust[]): { rust: Rust; sysroot: string | undefined } | undefined {
-  for (const rust of rusts) {
-    if (rust.hasTarget) return { rust, sysroot: undefined };
-    const sysroot = findSysroot(rust);
-    if (sysroot !== undefined) return { rust, sysroot };
+/** Installs what is missing, each at most once. Returns all needs as they are then. */
+export async function meetNeeds(options: NeedOptions): Promise<Need[]> {
+  const tried = new Set<string>();
+  for (;;) {
+    const needs = await diagnose(options);
+    const next = needs.find((need) => need.missing && need.install && !tried.has(need.name));
+    if (!next?.install) return needs;
+    tried.add(next.name);
+    options.progress?.(`getting ${next.name}`);
+    await next.install();
   }
-  return undefined;
 }
 
-/** The toolchain's own linker, else one on PATH, the newest last-resort `wasm-ld-NN` included. */
-export function findLinker(rust: Rust): Linker | undefined {
-  const generic = [join(rust.sysroot, 'lib/rustlib', rust.host, 'bin/rust-lld'), join(rust.sysroot, 'bin/rust-lld')];
-  const own = generic.find((path) => existsSync(path));
-  if (own !== undefined) return linkerOf(own);
-  const folders = (process.env['PATH'] ?? '').split(delimiter).filter((folder) => existsSync(folder));
-  const found = folders
-    .flatMap((folder) => readdirSync(folder).map((name) => ({ folder, name })))
-    .filter(({ name }) => /^(wasm-ld(-\d+)?|rust-lld)$/.test(name))
-    .sort((one, other) => rankOf(other.name) - rankOf(one.name))[0];
-  return found && linkerOf(join(found.folder, found.name));
+/** The browser of hotslot's own tests. */
+export function findChromium(): string | undefined {
+  return findOnPath('chromium') ?? findOnPath('chromium-browser') ?? findOnPath('google-chrome');
 }
 
-/** A linker of many flavours has to be told which; `wasm-ld` is one already. */
-export function linkerOf(program: string): Linker {
-  return { program, prefix: /(^|\/)(rust-)?lld(-\d+)?$/.test(program) ? ['-flavor', 'wasm'] : [] };
-}
-
-/** Undefined when something is missing; `diagnose` says what. */
-export async function findToolchain(directory: string): Promise<Toolchain | undefined> {
+async function findToolchain(directory: string): Promise<Toolchain | undefined> {
   const chosen = chooseRust(await findRusts(directory));
   const linker = chosen && findLinker(chosen.rust);
   return chosen && linker && toolchainOf(chosen.rust, chosen.sysroot, linker);
 }
 
-export function toolchainOf(rust: Rust, sysroot: string | undefined, linker: Linker): Toolchain {
+function needOf(
+  name: string,
+  found: string | undefined,
+  why: string,
+  packages: readonly string[],
+  options: NeedOptions,
+): Need {
+  if (found !== undefined) return { name, found };
   return {
-    cargo: rust.cargo,
-    rustc: rust.rustc,
-    prefix: sysroot === undefined ? [] : ['--sysroot', sysroot],
-    version: rust.version.split('\n')[0] ?? '',
-    linker,
-    environment: { ...process.env, RUSTC: sysroot === undefined ? rust.rustc : join(sysroot, 'rustc') },
+    name,
+    missing: { why, fix: aptLine(packages) },
+    ...(canInstall() && { install: () => apt(packages, options) }),
   };
 }
 
-async function probe(program: string, directory: string): Promise<Rust | undefined> {
-  const [printed, version] = await Promise.all([
-    ask(program, ['--print', 'sysroot'], { cwd: directory }),
-    ask(program, ['-vV'], { cwd: directory }),
-  ]);
-  if (printed === undefined || version === undefined) return undefined;
-  const sysroot = printed.trim();
-  const libraries = join(sysroot, 'lib/rustlib', TARGET, 'lib');
-  const sources = join(sysroot, 'lib/rustlib/src/rust/library');
-  const own = (name: string): string | undefined =>
-    [join(sysroot, 'bin', name), join(dirname(program), name)].find((path) => path.startsWith('/') && existsSync(path));
+function missingRust(rusts: readonly Rust[], options: NeedOptions): Need {
+  const name = `Rust for ${TARGET}`;
+  const own = rusts[0];
+  const why = own ? `${firstLine(own.version)} has no std for it` : 'no rustc on PATH';
+  const rustup = findOnPath('rustup');
+  const withSources = rusts.find((rust) => rust.sources !== undefined);
+  const fix = rustup !== undefined && own !== undefined ? `rustup target add ${TARGET}` : aptLine(DEBIAN_RUST);
+  const install = async (): Promise<void> => {
+    const progress = options.progress ?? (() => undefined);
+    if (rustup !== undefined && own?.sysroot.includes('toolchains')) {
+      progress(`rustup target add ${TARGET}`);
+      if ((await ask(rustup, ['target', 'add', TARGET], { cwd: options.directory })) !== undefined) return;
+    }
+    if (!withSources && canInstall()) await apt(DEBIAN_RUST, options);
+    const rust = withSources ?? (await findRusts(options.directory)).find((each) => each.sources !== undefined);
+    if (rust) await makeSysroot(rust, progress);
+  };
+  return { name, missing: { why, fix: withSources ? 'npx hotslot doctor --fix' : fix }, install };
+}
+
+async function bindgenNeed(toolchain: Toolchain | undefined, options: NeedOptions): Promise<Need | undefined> {
+  const version = await bindgenVersion(toolchain, options);
+  if (version === undefined) return undefined;
+  const found = await findBindgen(version);
+  const { name, why, fix } = describeMissing(version);
+  if (found !== undefined) return { name, found };
+  const progress = options.progress ?? (() => undefined);
   return {
-    rustc: own('rustc') ?? program,
-    cargo: own('cargo') ?? 'cargo',
-    sysroot,
-    version,
-    host: /^host: (.+)$/m.exec(version)?.[1] ?? '',
-    hasTarget: existsSync(libraries) && readdirSync(libraries).some((name) => /^libstd-.*\.rlib$/.test(name)),
-    sources: existsSync(join(sources, 'std/Cargo.toml')) ? sources : undefined,
+    name,
+    missing: { why, fix },
+    ...(toolchain && { install: () => installBindgen(version, toolchain.rust, progress) }),
   };
 }
 
-function rankOf(name: string): number {
-  return name === 'rust-lld' ? 0 : Number(/\d+$/.exec(name)?.[0] ?? 1000);
+/** By the lock file, which can be read without Rust; where there is none yet, by cargo. */
+async function bindgenVersion(toolchain: Toolchain | undefined, options: NeedOptions): Promise<string | undefined> {
+  for (let folder = options.directory; ; folder = dirname(folder)) {
+    const lock = join(folder, 'Cargo.lock');
+    if (existsSync(lock)) return /^name = "wasm-bindgen"\nversion = "([^"]+)"/m.exec(readFileSync(lock, 'utf8'))?.[1];
+    if (folder === dirname(folder)) break;
+  }
+  if (!toolchain) return undefined;
+  try {
+    return (await findPackage(options, toolchain)).bindgen;
+  } catch (error) {
+    // Not in a crate, or not in one for wasm-bindgen: then there is no such need.
+    if (error instanceof DiagnosticError) return undefined;
+    throw error;
+  }
+}
+
+function describeRust(rust: Rust, built: boolean): string {
+  return `${firstLine(rust.version)}${built ? ', with std built from its sources' : ''}`;
+}
+
+let updated = false;
+
+async function apt(packages: readonly string[], options: NeedOptions): Promise<void> {
+  const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
+  const commands = [...(updated ? [] : [['update']]), ['install', '-y', '--no-install-recommends', ...packages]];
+  for (const args of commands) {
+    options.progress?.(`apt-get ${args.join(' ')}`);
+    const { status, stderr } = await run('apt-get', args, { env, onStdout: () => undefined });
+    if (status !== 0)
+      throw new DiagnosticError({
+        severity: 'error',
+        text: `apt-get ${args.join(' ')} failed`,
+        notes: [stderr.trim()],
+      });
+  }
+  updated = true;
+}
+
+function aptLine(packages: readonly string[]): string {
+  const command = `apt-get install ${packages.join(' ')}`;
+  return isRoot() ? command : `sudo ${command}`;
+}
+
+function canInstall(): boolean {
+  return isRoot() && findOnPath('apt-get') !== undefined;
+}
+
+function isRoot(): boolean {
+  return process.getuid?.() === 0;
+}
+
+function findOnPath(program: string): string | undefined {
+  const folders = (process.env['PATH'] ?? '').split(delimiter).filter((folder) => folder !== '');
+  return folders.map((folder) => join(folder, program)).find((path) => existsSync(path));
+}
+
+function firstLine(text: string): string {
+  return text.split('\n')[0] ?? '';
 }

@@ -61,7 +61,7 @@ export async function watch(
     void settle().finally(() => (isLooking = false));
   };
   const settle = async (): Promise<void> => {
-    while (pending.size > 0 && !closed) {
+    while (pending.size > 0) {
       await Promise.all([...pending].map(([path, state]) => look(path, state)));
       if ([...pending.values()].every(isSettled)) deliver();
       else await setTimeout(LOOK_MS);
@@ -72,9 +72,9 @@ export async function watch(
     pending.clear();
     if (changed.length === 0 || closed) return;
     for (const [path, { seen }] of changed) settled.set(path, seen);
-    const paths = changed.map(([path]) => path);
-    lookLater(paths);
-    onEdit({ paths, at: Math.min(...changed.map(([, { since }]) => since)) });
+    const edited = changed.map(([path]) => path);
+    lookLater(edited);
+    onEdit({ paths: edited, at: Math.min(...changed.map(([, { since }]) => since)) });
   };
   const lookLater = (edited: readonly string[]): void => {
     const timer = globalThis.setTimeout(() => {
@@ -102,6 +102,7 @@ export async function watch(
     },
     close: async () => {
       closed = true;
+      pending.clear();
       for (const timer of late) clearTimeout(timer);
       await watcher.close();
     },
