@@ -134,10 +134,11 @@ export function walkExpression(reader: Reader, visitor: Visitor): void {
     const byte = reader.u8('an instruction');
     let opcode = byte;
     let immediates = plain[byte];
-    if (byte >= 0xfc) {
+    const extended = byte < 0xfc ? undefined : prefixed.get(byte);
+    if (extended !== undefined) {
       const code = readU32(reader, 'an opcode');
       opcode = (byte << 16) | code;
-      immediates = prefixed.get(byte)?.[code];
+      immediates = extended[code];
     }
     if (immediates === undefined) reader.fail('an instruction', `opcode 0x${opcode.toString(16)}`, offset);
     for (let at = 0; at < immediates.length; at++) walkImmediate(immediates.charCodeAt(at), reader, visitor);
