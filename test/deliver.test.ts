@@ -405,14 +405,18 @@ describe('pages', () => {
   test('a page that loads the program itself only gets the client', async () => {
     write({
       'index.html': `<!-- <head> --><html><head lang="en"><script type="module">import init from './pkg/demo.js'</script></head><header>`,
-      'outside.html': `<script type=module src=./start.js></script>`,
-      'start.js': `import init from './pkg/demo.js'`,
+      'outside.html': `<script type=module src=./js/start.js></script>`,
+      'js/start.js': `import { run } from "./run.mjs"; import 'https://elsewhere.example/x.js'`,
+      'js/run.mjs': `import './start.js'; import init from '../pkg/demo.js'`,
+      'worker.html': `<script>new Worker('worker.js', { type: 'module' })</script>`,
+      'worker.js': `import init from './pkg/demo.js'`,
       'bare.html': `<!doctype html><p>hello`,
     });
     const { body } = await ask('/');
     expect(body).toContain(`<head lang="en">${CLIENT}<script`);
     expect(body).not.toContain(START);
     expect((await ask('/outside.html')).body).not.toContain(START);
+    expect((await ask('/worker.html')).body).not.toContain(START);
     expect((await ask('/bare.html')).body).toBe(`<!doctype html>${CLIENT}${START}<p>hello`);
   });
 
@@ -655,6 +659,34 @@ describe('the journal', () => {
       { client: '1', version: 0, applied: false, reason: 'no answer within 10 seconds' },
     ]);
     await closed;
+  });
+
+  test('a page without the program gets no patches, and is not waited for', async () => {
+    const other = await openPage();
+    expect(await server.deliver(patch(1))).toEqual([]);
+    expect(server.clients).toBe(0);
+    server.tell({ type: 'ok' });
+    expect(await other.next()).toEqual({ type: 'ok' });
+  });
+
+  test('a connection that no longer answers pings is let go before a patch has to wait for it', async () => {
+    await server.close();
+    vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval'] });
+    server = await start();
+    const dead = new WebSocket(socketUrl(`?token=${await token()}`), { autoPong: false });
+    sockets.push(dead);
+    const alive = await openPage();
+    const pinged = [once(dead, 'ping'), once(alive.socket, 'ping')];
+    const ponged = once(alive.socket, 'pong');
+    vi.advanceTimersByTime(5000);
+    await Promise.all(pinged);
+    // The server has read the first pong when it answers this.
+    alive.socket.ping();
+    await ponged;
+    const closed = once(dead, 'close');
+    vi.advanceTimersByTime(5000);
+    expect(await closed).toEqual([1006, expect.anything()]);
+    expect(alive.socket.readyState).toBe(WebSocket.OPEN);
   });
 
   test('a page that refused what was committed reloads', async () => {

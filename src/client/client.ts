@@ -1,4 +1,4 @@
-// In the page: connects to the server, takes its patches into the program in order, answers each, and comes back by
+// In the page, or a worker: connects to the server, takes its patches into the program in order, answers each, and comes back by
 // itself when the connection is lost. The page's HTML loads it first; the glue calls `prepare` and `install`.
 
 import { apply, openProgram, prepare as preparePatch, type Prepared, type Program } from './apply.ts';
@@ -32,6 +32,8 @@ const LOG_LENGTH = 8000;
 const RELOADED = 'hotslot:reloaded';
 
 const consoleError = console.error;
+/** A worker has none, and cannot reload: that is up to its page. */
+const storage = typeof sessionStorage === 'undefined' ? undefined : sessionStorage;
 
 let socket: WebSocket | undefined;
 let base: string | undefined;
@@ -138,7 +140,7 @@ async function receive(data: string | ArrayBuffer): Promise<void> {
   const message = JSON.parse(data) as ServerMessage;
   switch (message.type) {
     case 'joined':
-      sessionStorage.removeItem(RELOADED);
+      storage?.removeItem(RELOADED);
       joined();
       break;
     case 'commit':
@@ -202,7 +204,12 @@ function undo(taken: Taken): void {
 
 /** Once for each target: a page that comes back with the old program after all must not go round in circles. */
 function reload(target: string, reason: string): void {
-  if (sessionStorage.getItem(RELOADED) === target) {
+  if (storage === undefined) {
+    warn(`${reason}; this worker needs its page to reload`);
+    joined();
+    return;
+  }
+  if (storage.getItem(RELOADED) === target) {
     consoleError.call(
       console,
       `[hotslot] reloading did not help: ${reason}. Is an old copy of the program served or cached?`,
@@ -210,7 +217,7 @@ function reload(target: string, reason: string): void {
     joined();
     return;
   }
-  sessionStorage.setItem(RELOADED, target);
+  storage.setItem(RELOADED, target);
   location.reload();
 }
 

@@ -58,7 +58,7 @@ export interface NoticeDiagnostic {
   readonly hint?: string;
 }
 
-export interface NoticePlace {
+interface NoticePlace {
   readonly path: string;
   readonly line: number;
   readonly column: number;

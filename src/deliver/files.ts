@@ -5,7 +5,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { join, relative, sep } from 'node:path';
 import sirv from 'sirv';
 
-export type Found =
+type Found =
   | { readonly kind: 'file'; readonly path: string; readonly url: string }
   /** A folder with an index, asked for without the slash that relative links in it need. */
   | { readonly kind: 'folder' }

@@ -30,9 +30,9 @@ export function completePage(html: string, name: string, loadsProgram: boolean):
   return insertFirstInHead(styled, scripts);
 }
 
-/** Where the page's own scripts are, as written. */
-export function scriptSources(html: string): readonly string[] {
-  return [...html.matchAll(/<script\b[^>]*\bsrc\s*=\s*["']?([^"'\s>]+)/gi)].flatMap(([, source]) => source ?? []);
+/** The scripts that a page or a script may load, as written there: as an attribute, an import, a worker. */
+export function scriptReferences(text: string): readonly string[] {
+  return [...text.matchAll(/(?:\bsrc\s*=\s*|["'`])([^"'`\s<>=]+\.m?js)\b/gi)].flatMap(([, source]) => source ?? []);
 }
 
 function isTrunk(html: string): boolean {

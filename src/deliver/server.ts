@@ -19,7 +19,7 @@ import type { Event, Patch, Receipt } from '../model.ts';
 import { checkHost, checkOrigin, checkSite, type Denial, readPath } from './access.ts';
 import { type Files, openFiles } from './files.ts';
 import { bindGlue, hookGlue } from './glue.ts';
-import { completePage, defaultPage, scriptSources } from './pages.ts';
+import { completePage, defaultPage, scriptReferences } from './pages.ts';
 import { Clients } from './socket.ts';
 
 export interface ServerOptions {
@@ -74,6 +74,8 @@ export interface Server {
 
 const MAX_MESSAGE_BYTES = 1024 * 1024;
 const PORTS_TO_TRY = 100;
+/** To find out whether a page starts the program by itself. */
+const SCRIPTS_TO_READ = 100;
 const SCRIPT = 'text/javascript;charset=utf-8';
 const PAGE = 'text/html;charset=utf-8';
 const CLIENT_MODULES: readonly string[] = ['client.js', 'apply.js', 'protocol.js'];
@@ -207,13 +209,7 @@ export async function startServer(options: ServerOptions): Promise<Server> {
   }
 
   async function sendPage(response: ServerResponse, html: string, path: readonly string[]): Promise<void> {
-    const glue = `${name}.js`;
-    let loadsProgram = html.includes(glue);
-    for (const source of loadsProgram ? [] : scriptSources(html)) {
-      const script = await readScript(files, path, source);
-      if (script?.includes(glue) === true) loadsProgram = true;
-    }
-    reply(response, 200, completePage(html, name, loadsProgram), PAGE);
+    reply(response, 200, completePage(html, name, await mentions(files, html, path, `${name}.js`)), PAGE);
   }
 
   function checkUpgrade(request: IncomingMessage): Denial | undefined {
@@ -308,13 +304,27 @@ function isNavigation({ headers }: IncomingMessage, path: readonly string[]): bo
   return headers.accept?.includes('text/html') === true && extname(path.at(-1) ?? '') === '';
 }
 
-/** A script that a page of the crate names. Undefined for scripts from elsewhere. */
-async function readScript(files: Files, page: readonly string[], source: string): Promise<string | undefined> {
-  const url = new URL(source, `http://page.invalid/${page.map((segment) => encodeURIComponent(segment)).join('/')}`);
-  const path = url.host === 'page.invalid' ? readPath(url.pathname) : [];
-  if ('reason' in path) return undefined;
-  const found = path.length === 0 ? undefined : await files.find(path);
-  return found?.kind === 'file' ? readFile(found.path, 'utf8') : undefined;
+/** Whether a page, or a script of the crate that it may load, mentions `word`. */
+async function mentions(files: Files, html: string, page: readonly string[], word: string): Promise<boolean> {
+  const seen = new Set<string>();
+  const texts: { readonly text: string; readonly url: URL }[] = [{ text: html, url: crateUrl(page) }];
+  for (const { text, url } of texts) {
+    if (text.includes(word)) return true;
+    for (const reference of scriptReferences(text)) {
+      const target = URL.canParse(reference, url.href) ? new URL(reference, url) : undefined;
+      if (target?.host !== url.host || seen.has(target.pathname) || seen.size === SCRIPTS_TO_READ) continue;
+      seen.add(target.pathname);
+      const path = readPath(target.pathname);
+      const found = 'reason' in path ? undefined : await files.find(path);
+      if (found?.kind === 'file') texts.push({ text: await readFile(found.path, 'utf8'), url: target });
+    }
+  }
+  return false;
+}
+
+/** For resolving what is written in a file of the crate. */
+function crateUrl(path: readonly string[]): URL {
+  return new URL(`http://crate.invalid/${path.map((segment) => encodeURIComponent(segment)).join('/')}`);
 }
 
 /** JavaScript that a crate brings along (`#[wasm_bindgen(module = …)]`, `inline_js`). */

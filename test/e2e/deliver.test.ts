@@ -359,6 +359,32 @@ test('however the page starts the program', async () => {
   for (const page of context.pages()) expect(await value(page)).toBe(210);
 });
 
+test('a program in a worker takes patches too', async () => {
+  writeFileSync(
+    join(root, 'worker.js'),
+    `import init, { value } from './pkg/demo.js';
+    await init();
+    globalThis.addEventListener('message', () => postMessage(value()));
+    postMessage('ready');`,
+  );
+  writeFileSync(
+    join(root, 'worker.html'),
+    `<script>
+      const worker = new Worker('worker.js', { type: 'module' });
+      const next = () => new Promise((resolve) => worker.addEventListener('message', (event) => resolve(event.data), { once: true }));
+      const ready = next();
+      const ask = () => { const answer = next(); worker.postMessage('value'); return answer; };
+    </script>`,
+  );
+  await deliver(patch(1, { adds: 100 }));
+  const page = await context.newPage();
+  await page.goto(`${server.url}worker.html`);
+  expect(await page.evaluate('ready')).toBe('ready');
+  expect(await page.evaluate('ask()')).toBe(110);
+  expect(await deliver(patch(2, { adds: 200 }))).toMatchObject([{ applied: true }]);
+  expect(await page.evaluate('ask()')).toBe(210);
+});
+
 test('a page that starts the program later than a patch arrives takes it along', async () => {
   writeFileSync(
     join(root, 'later.html'),
