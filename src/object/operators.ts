@@ -176,7 +176,7 @@ const END = 0x0b;
 const DELEGATE = 0x18;
 const BLOCK: number = 'b'.charCodeAt(0);
 
-const spaces: readonly (Space | undefined)[] = Object.entries({
+const letters: Readonly<Record<string, Space>> = {
   f: 'function',
   t: 'type',
   T: 'table',
@@ -186,12 +186,11 @@ const spaces: readonly (Space | undefined)[] = Object.entries({
   x: 'local',
   d: 'data',
   e: 'element',
-} satisfies Record<string, Space>).reduce<(Space | undefined)[]>(
-  (byLetter, [letter, space]) => {
-    byLetter[letter.charCodeAt(0)] = space;
-    return byLetter;
-  },
-  Array.from<Space | undefined>({ length: 128 }),
+};
+/** By the letter's code. */
+const spaces: readonly (Space | undefined)[] = Array.from(
+  { length: 128 },
+  (_, code) => letters[String.fromCharCode(code)],
 );
 
 function walkImmediate(letter: number, reader: Reader, visitor: Visitor): void {
