@@ -3,6 +3,7 @@ import { relative } from 'node:path';
 import { stripVTControlCharacters } from 'node:util';
 import picocolors from 'picocolors';
 
+import type { Need } from './build/toolchain.ts';
 import type { Diagnostic, Event, Place } from './model.ts';
 
 export interface TerminalOptions {
@@ -19,6 +20,7 @@ export interface TerminalOptions {
 export interface Terminal {
   readonly report: (event: Event) => void;
   readonly diagnostic: (value: Diagnostic) => void;
+  readonly need: (need: Need) => void;
   /** Takes the live line away. */
   readonly close: () => void;
 }
@@ -77,6 +79,12 @@ export function openTerminal(options: TerminalOptions): Terminal {
     if (value.place !== undefined) lines(`${INDENT}${colours.dim(at(value.place))}`);
     for (const note of value.notes ?? []) lines(`${INDENT}${indented(note)}`);
     if (value.hint !== undefined) lines(`${INDENT}${indented(value.hint)}`);
+  };
+
+  const need = ({ name, found, missing }: Need): void => {
+    if (missing === undefined) return line(colours.green, 'Found', `${name}${colours.dim(` (${found ?? 'ready'})`)}`);
+    line(colours.red, 'Missing', `${name}: ${missing.why}`);
+    return lines(`${INDENT}${missing.fix}`);
   };
 
   const progress = (event: Progress): void => {
@@ -148,7 +156,7 @@ export function openTerminal(options: TerminalOptions): Terminal {
     }
   };
 
-  return { report, diagnostic, close: wipe };
+  return { report, diagnostic, need, close: wipe };
 }
 
 const REMEDY = {

@@ -270,6 +270,22 @@ describe('terminal', () => {
     );
   });
 
+  test('what is needed: found, or missing and how to get it', () => {
+    let text = '';
+    const write = (part: string): void => void (text += part);
+    const terminal = openTerminal({ write, live: false, colours: false, columns: 80, directory: '/' });
+    terminal.need({ name: 'wasm linker', found: '/usr/bin/wasm-ld-22' });
+    terminal.need({ name: 'C compiler', missing: { why: 'macros are linked by it', fix: 'apt-get install gcc' } });
+    expect(text).toBe(
+      [
+        '     Found  wasm linker (/usr/bin/wasm-ld-22)',
+        '   Missing  C compiler: macros are linked by it',
+        '            apt-get install gcc',
+        '',
+      ].join('\n'),
+    );
+  });
+
   test('numbers have a unit and no more digits than mean something', () => {
     expect([0.04, 9.94, 9.96, 170.6, 999.4, 999.6, 59_940, 61_000].map(duration)).toEqual([
       '0.0 ms',

@@ -1,0 +1,195 @@
+#!/usr/bin/env node
+// The command line in; a running session, a folder of output or an answer out, and an exit code: 0 done, 1 failed, 2 not
+// understood, 128 + signal when stopped.
+import { spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { dirname, resolve } from 'node:path';
+import picocolors from 'picocolors';
+
+import { DiagnosticError } from './build/diagnostic.ts';
+import { run } from './build/process.ts';
+import type { Event } from './model.ts';
+import { merge, readArguments, readMetadata, type Settings } from './options.ts';
+import type { Selection } from './session.ts';
+import { openTerminal, type Terminal } from './terminal.ts';
+
+const HOST = '127.0.0.1';
+const PORT = 8080;
+const OUT_DIR = 'pkg';
+
+const SIGNALS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
+
+/** For mistakes and bugs; standard output is for what was asked. */
+const errors = terminalOn(process.stderr);
+
+async function main(args: readonly string[]): Promise<number> {
+  const command = readArguments(args, ownVersion());
+  switch (command.kind) {
+    case 'answered':
+      return 0;
+    case 'mistake':
+      process.stderr.write(`${command.usage}\n`);
+      errors.diagnostic(command.diagnostic);
+      return 2;
+    case 'doctor':
+      return doctor(command.settings);
+    default: {
+      const settings = merge(command.settings, await packageSettings(command.settings));
+      return command.kind === 'build' ? build(settings) : serve(settings);
+    }
+  }
+}
+
+/** Returns when a signal says so. */
+async function serve(settings: Settings): Promise<number> {
+  const terminal = terminalOn(process.stdout);
+  const report = settings.json === true ? writeLine : terminal.report;
+  const stopped = signalled();
+  const { startSession } = await import('./session.ts');
+  try {
+    const starting = startSession({
+      ...selection(settings),
+      host: settings.host ?? HOST,
+      port: settings.port ?? PORT,
+      strictPort: settings.port !== undefined,
+      report,
+    });
+    // Stopped while the base is building: there is nothing to close yet, and our end is the children's.
+    const session = await Promise.race([starting, stopped]);
+    if (typeof session === 'number') return session;
+    if (settings.open === true) openBrowser(session.url, report);
+    const code = await stopped;
+    await session.close();
+    return code;
+  } finally {
+    terminal.close();
+  }
+}
+
+async function build(settings: Settings): Promise<number> {
+  const terminal = terminalOn(process.stdout);
+  const outDir = resolve(settings.outDir ?? OUT_DIR);
+  const { buildOnce } = await import('./session.ts');
+  try {
+    const building = buildOnce({ ...selection(settings), outDir, report: terminal.report });
+    const code = await Promise.race([building.then(() => 0), signalled()]);
+    if (code === 0) terminal.report({ event: 'log', level: 'info', text: `written to ${outDir}` });
+    return code;
+  } finally {
+    terminal.close();
+  }
+}
+
+/** One line per need. Fails when one is not met, so that scripts can ask. */
+async function doctor({ fix }: Settings): Promise<number> {
+  const terminal = terminalOn(process.stdout);
+  const { diagnose, meetNeeds } = await import('./build/toolchain.ts');
+  const options = {
+    directory: process.cwd(),
+    progress: (text: string) => terminal.report({ event: 'progress', text }),
+  };
+  try {
+    const needs = fix === true ? await meetNeeds(options) : await diagnose(options);
+    needs.forEach(terminal.need);
+    return needs.every((need) => need.missing === undefined) ? 0 : 1;
+  } finally {
+    terminal.close();
+  }
+}
+
+function selection(settings: Settings): Selection {
+  const { package: name, bin, example, profile, target } = settings;
+  return {
+    directory: process.cwd(),
+    ...(name !== undefined && { package: name }),
+    ...(bin !== undefined && { bin }),
+    ...(example !== undefined && { example }),
+    ...(profile !== undefined && { profile }),
+    ...(target !== undefined && { target }),
+    features: settings.features ?? [],
+    noDefaultFeatures: settings.noDefaultFeatures ?? false,
+    allFeatures: settings.allFeatures ?? false,
+    release: settings.release ?? false,
+  };
+}
+
+/**
+ * `[package.metadata.hotslot]` of the package that is meant: the named one, or the one in this folder. Where cargo cannot
+ * say, nothing: the session meets the same obstacle and explains it.
+ */
+async function packageSettings(given: Settings): Promise<Settings> {
+  const finished = await run('cargo', ['metadata', '--no-deps', '--format-version', '1']).catch(() => undefined);
+  if (finished?.status !== 0) return {};
+  const { packages } = JSON.parse(finished.stdout) as {
+    packages: { name: string; manifest_path: string; metadata: { hotslot?: unknown } | null }[];
+  };
+  const found = packages.find(({ name, manifest_path }) =>
+    given.package === undefined ? dirname(manifest_path) === process.cwd() : name === given.package,
+  );
+  if (found === undefined) return {};
+  const settings = readMetadata(found.metadata?.hotslot, found.manifest_path);
+  if ('severity' in settings) throw new DiagnosticError(settings);
+  return settings;
+}
+
+/** The exit code that the first signal asks for. At the second the process ends at once. */
+function signalled(): Promise<number> {
+  return new Promise((stop) => {
+    for (const [signal, code] of Object.entries(SIGNALS)) {
+      process.once(signal, () => {
+        process.once(signal, () => process.exit(code));
+        stop(code);
+      });
+    }
+  });
+}
+
+function openBrowser(url: string, report: (event: Event) => void): void {
+  const [program, ...args] = { darwin: ['open'], win32: ['cmd', '/c', 'start', ''] }[process.platform as string] ?? [
+    'xdg-open',
+  ];
+  const child = spawn(program ?? 'xdg-open', [...args, url], { stdio: 'ignore', detached: true });
+  child.once('error', (error) =>
+    report({ event: 'log', level: 'warn', text: `cannot open a browser (${error.message}); open ${url} yourself` }),
+  );
+  child.unref();
+}
+
+function writeLine(event: Event): void {
+  process.stdout.write(`${JSON.stringify(event)}\n`);
+}
+
+function terminalOn(stream: NodeJS.WriteStream): Terminal {
+  const live = stream.isTTY && process.env['TERM'] !== 'dumb' && process.env['CI'] === undefined;
+  return openTerminal({
+    write: (text) => stream.write(text),
+    live,
+    colours: stream.isTTY && picocolors.isColorSupported,
+    columns: stream.columns ?? 80,
+    directory: process.cwd(),
+  });
+}
+
+function ownVersion(): string {
+  const text = readFileSync(new URL('../package.json', import.meta.url), 'utf8');
+  return (JSON.parse(text) as { version: string }).version;
+}
+
+/** A bug: everything that helps to find it, causes included. */
+function explain(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const cause = error.cause === undefined ? '' : `\ncaused by ${explain(error.cause)}`;
+  return `${error.stack ?? error.message}${cause}`;
+}
+
+// Whoever reads our output may stop reading (`hotslot --json | head -1`): then there is no one left to work for.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1));
+
+try {
+  process.exitCode = await main(process.argv.slice(2));
+} catch (error) {
+  if (error instanceof DiagnosticError) error.diagnostics.forEach(errors.diagnostic);
+  else process.stderr.write(`This is a bug in hotslot.\n${explain(error)}\n`);
+  process.exitCode = 1;
+}
+process.exit();
