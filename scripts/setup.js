@@ -63,6 +63,6 @@ function changedAt(folder) {
 
 /** When both projects were last compiled. */
 function builtAt() {
-  const records = [`${root}dist/src.tsbuildinfo`, `${root}dist/client/client.tsbuildinfo`];
+  const records = [`${root}dist/node.tsbuildinfo`, `${root}dist/client/client.tsbuildinfo`];
   return Math.min(...records.map((path) => (existsSync(path) ? statSync(path).mtimeMs : 0)));
 }

@@ -40,6 +40,8 @@ export interface Builder {
   update(edit: Edit, signal: AbortSignal): Promise<Build | BuildFailure>;
   /** Links and binds. Throws a `DiagnosticError` when the linker or wasm-bindgen does not want to. */
   image(build: Build, signal: AbortSignal): Promise<Image>;
+  /** The build's image is not served any more. Its objects stay readable as long as anything refers to them. */
+  release(build: Build): void;
   /** What cargo and wasm-bindgen make by themselves, written into `directory`. Throws a `DiagnosticError`. */
   plain(directory: string, signal: AbortSignal): Promise<void>;
   /** Resolves when no edit can be missed any more. Call it before `base`; the result stops watching. */
@@ -130,6 +132,11 @@ class CargoBuilder implements Builder {
     const run = { linker: this.#linker(), bindgen: this.#bindgen, name: this.name, arena: this.#options.arenaObject };
     this.#pinned.add(linked);
     return makeImage(linked, run, AbortSignal.any([signal, this.#closing.signal]));
+  }
+
+  release(build: Build): void {
+    const linked = this.#links.get(build);
+    if (linked) this.#pinned.delete(linked);
   }
 
   plain(directory: string, signal: AbortSignal): Promise<void> {

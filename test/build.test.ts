@@ -1,0 +1,473 @@
+// The build stage on a real crate with real cargo and rustc: each test edits the crate and looks at the objects that come
+// out. The crate has what makes builds interesting: a path dependency outside of its folder with one of its own, a build
+// script, included files, a feature.
+import { mkdirSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+
+import { type Builder, createBuilder } from '../src/build/builder.ts';
+import { DiagnosticError } from '../src/build/diagnostic.ts';
+import type { Toolchain } from '../src/build/rust.ts';
+import { diagnose, requireToolchain } from '../src/build/toolchain.ts';
+import type { Build, BuildFailure, Edit, Event, ObjectSource } from '../src/model.ts';
+import { writeArenaObject } from '../src/object/linking.ts';
+
+const ROOT = fileURLToPath(new URL('..', import.meta.url));
+const WORK = join(ROOT, '.cache/build');
+const APP = join(WORK, 'app');
+const EXAMPLE_LOCK = join(ROOT, 'examples/counter/Cargo.lock');
+
+const FILES: Readonly<Record<string, string>> = {
+  'app/Cargo.toml': `[package]
+name = "my-app"
+version = "0.1.0"
+edition = "2024"
+
+[lib]
+crate-type = ["cdylib", "rlib"]
+
+[features]
+loud = []
+
+[dependencies]
+near = { path = "../near" }
+wasm-bindgen = "0.2"
+
+[workspace]
+`,
+  'app/build.rs': `fn main() {
+    println!("cargo::rerun-if-changed=built.txt");
+    println!("cargo::rustc-env=BUILT={}", std::fs::read_to_string("built.txt").unwrap().trim());
+}
+`,
+  'app/built.txt': 'built-one\n',
+  'app/notes.md': 'Nobody reads this.\n',
+  'app/src/lib.rs': `mod page;
+use wasm_bindgen::prelude::*;
+
+#[wasm_bindgen]
+pub fn greet(name: &str) -> String {
+    format!("greet-one {name} {} {} {}", page::text(), near::text(), env!("BUILT"))
+}
+
+#[wasm_bindgen]
+pub fn volume() -> String {
+    if cfg!(feature = "loud") { "volume-loud".into() } else { "volume-quiet".into() }
+}
+`,
+  'app/src/page.rs': `pub fn text() -> String {
+    include_str!("../../shared.txt").to_uppercase()
+}
+`,
+  'shared.txt': 'shared-one\n',
+  'near/Cargo.toml':
+    '[package]\nname = "near"\nversion = "0.1.0"\nedition = "2024"\n\n[dependencies]\nfar = { path = "../far" }\n',
+  'near/src/lib.rs': 'pub fn text() -> String {\n    format!("near-one {}", far::text::<u8>())\n}\n',
+  'far/Cargo.toml': '[package]\nname = "far"\nversion = "0.1.0"\nedition = "2024"\n',
+  'far/src/lib.rs': 'pub fn text<T>() -> String {\n    format!("far-one {}", size_of::<T>())\n}\n',
+};
+
+let toolchain: Toolchain;
+let builder: Builder;
+/** What the objects are now. */
+let current: Build;
+const events: Event[] = [];
+const never = new AbortController().signal;
+
+function write(path: string, text: string): string {
+  const full = join(WORK, path);
+  mkdirSync(join(full, '..'), { recursive: true });
+  writeFileSync(full, text);
+  return full;
+}
+
+function replace(path: string, from: string | RegExp, to: string): string {
+  const text = readFileSync(join(WORK, path), 'utf8');
+  const replaced = text.replace(from, to);
+  expect(replaced, `${path} contains ${from}`).not.toBe(text);
+  return write(path, replaced);
+}
+
+function update(...paths: string[]): Promise<Build | BuildFailure> {
+  return builder.update({ paths, at: performance.now() }, never);
+}
+
+function built(result: Build | BuildFailure): Build {
+  if (result.kind === 'failed')
+    throw new Error(result.diagnostics.map((each) => each.rendered ?? each.text).join('\n'));
+  return result;
+}
+
+/** Builds an edit that has to succeed, and returns the objects that are not as before. */
+async function change(...paths: string[]): Promise<ObjectSource[]> {
+  const before = current;
+  current = built(await update(...paths));
+  return changed(before, current);
+}
+
+function changed(before: Build, after: Build): ObjectSource[] {
+  const stamps = new Map(before.objects.map((object) => [object.name, object.stamp]));
+  return after.objects.filter((object) => stamps.get(object.name) !== object.stamp);
+}
+
+function contains(objects: readonly ObjectSource[], text: string): boolean {
+  return objects.some((object) => Buffer.from(object.bytes()).includes(text));
+}
+
+function crates(objects: readonly ObjectSource[]): string[] {
+  return [...new Set(objects.map((object) => object.name.replace(/[-.].*/, '')))].sort();
+}
+
+async function open(directory: string, more: Partial<Parameters<typeof createBuilder>[0]> = {}): Promise<Builder> {
+  const options = {
+    directory,
+    targetDirectory: join(WORK, 'target'),
+    arenaObject: writeArenaObject(1 << 16),
+    report: (event: Event) => events.push(event),
+    ...more,
+  };
+  return createBuilder(options, toolchain);
+}
+
+/** What a user is told when a builder cannot be made. */
+async function mistake(directory: string, more?: Partial<Parameters<typeof createBuilder>[0]>): Promise<string> {
+  const error = await open(directory, more).then(
+    () => undefined,
+    (reason: unknown) => reason,
+  );
+  expect(error).toBeInstanceOf(DiagnosticError);
+  return (error as DiagnosticError).diagnostics.map((each) => `${each.text} | ${each.hint}`).join('\n');
+}
+
+beforeAll(async () => {
+  // The target folder stays: dependencies need not be built again for every run of the tests.
+  for (const name of ['app', 'near', 'far', 'extra', 'mistakes'])
+    rmSync(join(WORK, name), { recursive: true, force: true });
+  for (const [path, text] of Object.entries(FILES)) write(path, text);
+  write('app/Cargo.lock', readFileSync(EXAMPLE_LOCK, 'utf8'));
+  toolchain = await requireToolchain({ directory: APP });
+  builder = await open(APP);
+  current = built(await builder.base(never));
+});
+
+afterAll(() => builder?.close());
+
+describe('the base', () => {
+  test('names the output as wasm-bindgen does', () => {
+    expect(builder).toMatchObject({ name: 'my_app', directory: APP, workspace: APP });
+  });
+
+  test('has the objects of all editable crates, and archives for the rest', () => {
+    expect(crates(current.objects)).toEqual(['far', 'my_app', 'near']);
+    expect(new Set(current.objects.map((object) => object.name)).size).toBe(current.objects.length);
+    for (const object of current.objects)
+      expect([...object.bytes().subarray(0, 8)], object.name).toEqual([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0]);
+    const archives = current.archives.map((archive) => archive.path.replace(/^.*\/lib(\w+)-.*$/, '$1'));
+    expect(archives).toEqual(expect.arrayContaining(['wasm_bindgen', 'std', 'core', 'alloc']));
+    expect(archives).not.toContain('near');
+    expect(Buffer.from(current.archives[0]?.bytes() ?? []).toString('latin1', 0, 7)).toBe('!<arch>');
+  });
+
+  test('reports progress', () => {
+    expect(events).toContainEqual(expect.objectContaining({ event: 'progress', text: 'my_app' }));
+  });
+
+  test('becomes an image that a browser can load', async () => {
+    const image = await builder.image(current, never);
+    const module = await WebAssembly.compile(new Uint8Array(image.module));
+    expect(WebAssembly.Module.exports(module).map((each) => each.name)).toEqual(
+      expect.arrayContaining(['greet', 'volume']),
+    );
+    expect(WebAssembly.Module.customSections(module, 'name')).toHaveLength(1);
+    expect(Buffer.from(image.module).includes('greet-one')).toBe(true);
+    expect(image.map).toContain('my_app');
+    expect(image.map).toContain('arena.o');
+    expect(image.glue).toContain('export function greet');
+    expect(readFileSync(join(image.directory, 'my_app.js'), 'utf8')).toBe(image.glue);
+  });
+
+  test('is taken from the record when nothing changed since', async () => {
+    const again = await open(APP);
+    const base = built(await again.base(never));
+    expect(base.objects.map((object) => [object.name, object.stamp])).toEqual(
+      current.objects.map((object) => [object.name, object.stamp]),
+    );
+    await again.close();
+  });
+});
+
+describe('an edit', () => {
+  test('of one function gives new stamps to the few objects that changed, and leaves the old bytes readable', async () => {
+    const before = current;
+    const bytes = new Map(before.objects.map((object) => [object.name, Buffer.from(object.bytes())]));
+    const objects = await change(replace('app/src/lib.rs', 'greet-one', 'greet-two'));
+    expect(crates(objects)).toEqual(['my_app']);
+    expect(contains(objects, 'greet-two')).toBe(true);
+    expect(objects.length).toBeLessThan(5);
+    for (const object of current.objects.filter((each) => !objects.includes(each)))
+      expect(bytes.get(object.name)?.equals(object.bytes()), object.name).toBe(true);
+    for (const object of before.objects) expect(bytes.get(object.name)?.equals(object.bytes()), object.name).toBe(true);
+  });
+
+  test('of a path dependency rebuilds it and what depends on it', async () => {
+    const objects = await change(replace('near/src/lib.rs', 'near-one', 'near-two'));
+    expect(crates(objects)).toContain('near');
+    expect(contains(objects, 'near-two')).toBe(true);
+    expect(contains(current.objects, 'near-one')).toBe(false);
+  });
+
+  test('of a generic function reaches the crate that uses it', async () => {
+    const objects = await change(replace('far/src/lib.rs', 'far-one', 'far-two'));
+    expect(crates(objects)).toContain('near');
+    expect(contains(current.objects, 'far-two')).toBe(true);
+    expect(contains(current.objects, 'far-one')).toBe(false);
+  });
+
+  test('of an included file outside of the crate', async () => {
+    const objects = await change(write('shared.txt', 'shared-two\n'));
+    expect(crates(objects)).toEqual(['my_app']);
+    expect(contains(objects, 'shared-two')).toBe(true);
+  });
+
+  test('of a file that is nobody’s input builds nothing', async () => {
+    expect(await update(write('app/notes.md', 'Still nobody.\n'))).toBe(current);
+    expect(await update(write('app/src/unused.rs', 'pub fn unused() {}\n'))).toBe(current);
+  });
+
+  test('that adds a module builds, and the new file is an input from then on', async () => {
+    const added = write('app/src/added.rs', 'pub fn text() -> &\'static str {\n    "added-one"\n}\n');
+    replace('app/src/lib.rs', 'mod page;', 'mod added;\nmod page;');
+    const objects = await change(added, replace('app/src/lib.rs', 'page::text()', 'page::text() + added::text()'));
+    expect(contains(objects, 'added-one')).toBe(true);
+    expect(contains(await change(replace('app/src/added.rs', 'added-one', 'added-two')), 'added-two')).toBe(true);
+  });
+
+  test('of what a build script reads runs it', async () => {
+    const objects = await change(write('app/built.txt', 'built-two\n'));
+    expect(contains(objects, 'built-two')).toBe(true);
+  });
+
+  test('of the build script itself runs it', async () => {
+    const objects = await change(replace('app/build.rs', 'BUILT={}', 'BUILT={}-again'));
+    expect(contains(objects, 'built-two-again')).toBe(true);
+  });
+
+  test('of Cargo.toml can switch a feature on', async () => {
+    const objects = await change(replace('app/Cargo.toml', 'loud = []', 'loud = []\ndefault = ["loud"]'));
+    expect(contains(objects, 'volume-loud')).toBe(true);
+  });
+
+  test('of Cargo.toml can add a dependency, whose edits are noticed from then on', async () => {
+    write('extra/Cargo.toml', '[package]\nname = "extra"\nversion = "0.1.0"\nedition = "2024"\n');
+    write('extra/src/lib.rs', 'pub fn text() -> String {\n    String::from("extra-one")\n}\n');
+    replace('app/src/lib.rs', 'page::text() +', 'page::text() + &extra::text() +');
+    await change(replace('app/Cargo.toml', '[workspace]', 'extra = { path = "../extra" }\n\n[workspace]').toString());
+    expect(contains(current.objects, 'extra-one')).toBe(true);
+    const objects = await change(replace('extra/src/lib.rs', 'extra-one', 'extra-two'));
+    expect(crates(objects)).toContain('extra');
+    expect(contains(objects, 'extra-two')).toBe(true);
+  });
+});
+
+describe('a mistake in the source', () => {
+  test('is a diagnostic with its place; the fix builds', async () => {
+    const path = replace('app/src/page.rs', 'to_uppercase()', 'len()');
+    const failure = await update(path);
+    expect(failure.kind === 'failed' && failure.diagnostics).toEqual([
+      expect.objectContaining({
+        severity: 'error',
+        code: 'E0308',
+        text: 'mismatched types',
+        place: expect.objectContaining({ path, line: 2, lineText: '    include_str!("../../shared.txt").len()' }),
+        rendered: expect.stringContaining('mismatched types'),
+      }),
+    ]);
+    expect(contains(await change(replace('app/src/page.rs', 'len()', 'to_lowercase()')), 'shared-two')).toBe(true);
+  });
+
+  test('in a dependency is shown once, at its place; a fix there builds all', async () => {
+    const path = replace('near/src/lib.rs', 'near-two', 'near-three {}');
+    const failure = await update(path);
+    expect(failure.kind === 'failed' && failure.diagnostics.map((each) => each.place?.path)).toEqual([path]);
+    await change(replace('near/src/lib.rs', 'near-three {}', 'near-three'));
+    expect(contains(current.objects, 'near-three')).toBe(true);
+  });
+
+  test('in Cargo.toml is a diagnostic; the fix builds', async () => {
+    const failure = await update(replace('app/Cargo.toml', '[features]', '[features'));
+    expect(failure.kind === 'failed' && failure.diagnostics[0]?.text).toMatch(/unclosed table|invalid table header/);
+    await change(replace('app/Cargo.toml', '[features', '[features]'));
+    expect(contains(current.objects, 'near-three')).toBe(true);
+  });
+
+  test('of a missing module is mended by the file that appears', async () => {
+    const failure = await update(replace('app/src/lib.rs', 'mod page;', 'mod late;\nmod page;'));
+    expect(failure.kind === 'failed' && failure.diagnostics[0]?.code).toBe('E0583');
+    built(await update(write('app/src/late.rs', '')));
+    await change(replace('app/src/lib.rs', 'mod late;\n', ''));
+  });
+});
+
+describe('an edit that arrives while building', () => {
+  test('ends the build at whatever point it is, and the next one is whole', async () => {
+    for (const [index, milliseconds] of [0, 15, 40, 80, 120, 160, 220].entries()) {
+      const text = `abort-${index}`;
+      const signal = AbortSignal.timeout(milliseconds);
+      replace('near/src/lib.rs', /near-three\S*|abort-\d/, text);
+      const edit: Edit = {
+        paths: [replace('app/src/lib.rs', /greet-two|abort-\d/, text), join(WORK, 'near/src/lib.rs')],
+        at: 0,
+      };
+      const result = await builder.update(edit, signal).catch((error: unknown) => error);
+      if (signal.aborted && result instanceof Error) expect(result).toBe(signal.reason);
+      const objects = await change();
+      expect(contains(current.objects, text)).toBe(true);
+      expect(objects.length).toBeGreaterThan(0);
+      if (index > 0) expect(contains(current.objects, `abort-${index - 1}`)).toBe(false);
+    }
+  });
+
+  test('ten in a row end in the last', async () => {
+    const done: Promise<Build | BuildFailure | undefined>[] = [];
+    let controller = new AbortController();
+    for (let index = 0; index < 10; index++) {
+      controller.abort(new Error('superseded'));
+      controller = new AbortController();
+      const edit = { paths: [replace('app/src/lib.rs', /abort-\d|fast-\d/, `fast-${index}`)], at: 0 };
+      done.push(builder.update(edit, controller.signal).catch(() => undefined));
+    }
+    const results = await Promise.all(done);
+    expect(results.slice(0, -1).every((result) => result === undefined)).toBe(true);
+    current = built(results.at(-1) as Build);
+    expect(contains(current.objects, 'fast-9')).toBe(true);
+    expect([0, 1, 2, 3, 4, 5, 6, 7, 8].some((index) => contains(current.objects, `fast-${index}`))).toBe(false);
+  });
+
+  test('equals a build from scratch', async () => {
+    current = built(await builder.base(never));
+    const image = await builder.image(current, never);
+    const directory = join(WORK, 'plain');
+    rmSync(directory, { recursive: true, force: true });
+    await builder.plain(directory, never);
+    expect(readFileSync(join(directory, 'my_app.js'), 'utf8')).toBe(image.glue);
+    expect(Buffer.from(readFileSync(join(directory, 'my_app_bg.wasm'))).includes('fast-9')).toBe(true);
+    expect(readFileSync(join(directory, 'my_app.d.ts'), 'utf8')).toContain('greet');
+  });
+});
+
+describe('watching', () => {
+  /** Edits as they come; each call waits for the next one. */
+  async function watching(work: (next: () => Promise<Edit>) => Promise<void>): Promise<void> {
+    const edits: Edit[] = [];
+    let wake = (): void => undefined;
+    const stop = await builder.watch((edit) => {
+      edits.push(edit);
+      wake();
+    });
+    const next = async (): Promise<Edit> => {
+      while (edits.length === 0) await new Promise<void>((resolve) => (wake = resolve));
+      return edits.shift() as Edit;
+    };
+    await work(next);
+    await stop();
+  }
+
+  test('sees the crate, its path dependencies and its inputs, and nothing else', async () => {
+    await watching(async (next) => {
+      for (const path of [
+        'app/src/lib.rs',
+        'far/src/lib.rs',
+        'shared.txt',
+        'app/Cargo.toml',
+        'app/.cargo/config.toml',
+      ]) {
+        write('target/noise.rs', path);
+        const full = write(path, path.endsWith('config.toml') ? '' : `${readFileSync(join(WORK, path), 'utf8')}\n`);
+        expect((await next()).paths).toEqual([full]);
+      }
+      const removed = join(APP, '.cargo/config.toml');
+      rmSync(removed);
+      expect((await next()).paths).toEqual([removed]);
+    });
+  });
+
+  test('an edit has settled: written in two steps, or by renaming', async () => {
+    await watching(async (next) => {
+      const path = join(APP, 'src/lib.rs');
+      const text = readFileSync(path, 'utf8');
+      for (let index = 0; index < 5; index++) {
+        truncateSync(path);
+        setImmediate(() => writeFileSync(path, `${text}// ${index}\n`));
+        await next();
+        expect(readFileSync(path, 'utf8')).toBe(`${text}// ${index}\n`);
+        writeFileSync(`${path}~`, text);
+        renameSync(`${path}~`, path);
+        let edit = await next();
+        while (!edit.paths.includes(path)) edit = await next();
+        expect(readFileSync(path, 'utf8')).toBe(text);
+      }
+    });
+  });
+
+  test('every last of many quick writes is seen', async () => {
+    await watching(async (next) => {
+      const path = join(APP, 'src/page.rs');
+      const text = readFileSync(path, 'utf8');
+      for (let index = 0; index < 5; index++) {
+        for (let count = 0; count < 20; count++) {
+          writeFileSync(path, `${text}// ${index} ${count}\n`);
+          await new Promise((resolve) => setImmediate(resolve));
+        }
+        let edit = await next();
+        while (!edit.paths.includes(path)) edit = await next();
+      }
+      writeFileSync(path, text);
+      const seen = await next();
+      expect(seen.paths).toEqual([path]);
+    });
+  });
+});
+
+describe('a mistake in the choice of what to build', () => {
+  const manifest = (name: string, more: string): string =>
+    `[package]\nname = "${name}"\nversion = "0.1.0"\nedition = "2024"\n${more}\n[workspace]\n`;
+
+  test('no Cargo.toml', async () => {
+    expect(await mistake('/')).toMatch(/^There is no Cargo.toml in \//);
+  });
+
+  test('no such target, package or platform', async () => {
+    expect(await mistake(APP, { bin: 'other' })).toMatch(/^my-app has no bin other/);
+    expect(await mistake(APP, { package: 'other' })).toBe('No package other in this workspace | It has: my-app.');
+    expect(await mistake(APP, { target: 'x86_64-unknown-linux-gnu' })).toMatch(/^hotslot cannot build for x86_64/);
+  });
+
+  test('a library that is not a cdylib, without wasm-bindgen', async () => {
+    write('mistakes/plain/src/lib.rs', '');
+    write('mistakes/plain/Cargo.toml', manifest('plain', ''));
+    expect(await mistake(join(WORK, 'mistakes/plain'))).toMatch(/^plain has neither a cdylib library nor a binary \| /);
+    write('mistakes/plain/Cargo.toml', manifest('plain', '[lib]\ncrate-type = ["cdylib"]\n'));
+    expect(await mistake(join(WORK, 'mistakes/plain'))).toMatch(/^plain does not depend on wasm-bindgen/);
+  });
+
+  test('several binaries', async () => {
+    write('mistakes/many/Cargo.toml', manifest('many', ''));
+    for (const name of ['one', 'two']) write(`mistakes/many/src/bin/${name}.rs`, 'fn main() {}\n');
+    expect(await mistake(join(WORK, 'mistakes/many'))).toMatch(
+      /^many has several binaries: one, two \| Choose one: `--bin one`/,
+    );
+  });
+});
+
+test('the doctor finds all that these tests use', async () => {
+  const needs = await diagnose({ directory: APP, tests: true });
+  expect(needs.filter((need) => need.missing)).toEqual([]);
+  expect(needs.map((need) => need.name)).toEqual([
+    'C compiler',
+    'Rust for wasm32-unknown-unknown',
+    'wasm linker',
+    expect.stringMatching(/^wasm-bindgen \d+\.\d+\.\d+$/),
+    'Chromium',
+  ]);
+});
