@@ -226,7 +226,7 @@ export type Event =
       readonly place?: Place;
     }
   | { readonly event: 'failed'; readonly diagnostics: readonly Diagnostic[] }
-  | { readonly event: 'unchanged'; readonly rustcMs: number }
+  | { readonly event: 'unchanged'; readonly rustcMs: number; readonly warnings: readonly Diagnostic[] }
   | { readonly event: 'reload'; readonly reason: string; readonly version: number }
   | { readonly event: 'undo'; readonly version: number; readonly reason: string }
   | { readonly event: 'client'; readonly client: string; readonly state: 'joined' | 'left'; readonly version: number }

@@ -212,7 +212,7 @@ class RunningSession implements Session {
     if (outcome.kind === 'unchanged') {
       program.commit(outcome.draft);
       this.#settle(program, build);
-      return this.#report({ event: 'unchanged', rustcMs: build.rustcMs });
+      return this.#report({ event: 'unchanged', rustcMs: build.rustcMs, warnings: outcome.warnings });
     }
     const glue = image && { directory: image.directory, file: `${this.#builder.name}.js` };
     const patch = makePatch(outcome, wasmTarget, glue);

@@ -130,7 +130,8 @@ export function openTerminal(options: TerminalOptions): Terminal {
       case 'patch':
         return patch(event);
       case 'unchanged':
-        return line(colours.dim, 'Unchanged', `the running code is the same (rustc ${milliseconds(event.rustcMs)} ms)`);
+        line(colours.dim, 'Unchanged', `the running code is the same (rustc ${milliseconds(event.rustcMs)} ms)`);
+        return event.warnings.forEach(diagnostic);
       case 'refused':
         line(colours.yellow, 'Refused', event.reason);
         if (event.place !== undefined) lines(`${INDENT}${colours.dim(at(event.place))}`);

@@ -149,7 +149,7 @@ describe('terminal', () => {
     const events: Event[] = [
       { event: 'progress', text: 'a-crate-with-a-long-name', done: 1, total: 20 },
       { event: 'progress', text: 'serde', done: 2, total: 20 },
-      { event: 'unchanged', rustcMs: 151 },
+      { event: 'unchanged', rustcMs: 151, warnings: [] },
     ];
     expect(print(events, { live: true, columns: 32 })).toBe(
       '  Building  1/20 a-crate-with-…' +

@@ -648,17 +648,21 @@ describe('the journal', () => {
     expect(server.clients).toBe(0);
   });
 
-  test('a page that says nothing for ten seconds has refused, and is let go', async () => {
+  test('a page that says nothing for ten seconds is asleep: it is let go, and keeps nobody from the patch', async () => {
     const page = await joinedPage();
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
-    const receipts = server.deliver(patch(1));
+    const next = patch(1);
+    const receipts = server.deliver(next);
     await nextPatch(page);
     const closed = once(page.socket, 'close');
     vi.advanceTimersByTime(10_000);
-    expect(await receipts).toEqual([
-      { client: '1', version: 0, applied: false, reason: 'no answer within 10 seconds' },
-    ]);
+    expect(await receipts).toEqual([]);
     await closed;
+    expect(events).toContainEqual(expect.objectContaining({ event: 'log', client: '1', level: 'warn' }));
+    server.commit(next);
+    const awake = await openPage();
+    awake.hello({});
+    expect((await nextPatch(awake)).version).toBe(1);
   });
 
   test('a page without the program gets no patches, and is not waited for', async () => {

@@ -60,7 +60,7 @@ export interface Server {
   publish(base: Base): void;
   /**
    * Sends the next patch to all pages and collects what they say; a page that left says nothing, and one that is
-   * silent for 10 seconds has refused. `commit` or `abandon` must follow. Throws when the patch is not the next one.
+   * silent for 10 seconds has left, until it wakes up. `commit` or `abandon` must follow. Throws when the patch is not the next one.
    */
   deliver(patch: Patch): Promise<readonly Receipt[]>;
   /** The patch stays: pages that join later get it too. A page that refused it reloads. */

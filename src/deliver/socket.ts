@@ -12,7 +12,7 @@ import {
 } from '../client/protocol.ts';
 import type { Event, Patch, Receipt } from '../model.ts';
 
-/** A page that says nothing for this long after a patch has refused it. */
+/** A page that says nothing for this long after a patch is asleep: frozen in the background, or held by a debugger. */
 const SILENCE_MS = 10_000;
 /** A page that does not even answer a ping in this time is gone (a laptop lid, a lost network). */
 const HEARTBEAT_MS = 5000;
@@ -196,8 +196,9 @@ export class Clients {
 
   #sendPending(client: Client, pending: Pending): void {
     const timer = setTimeout(() => {
-      this.#answer(client, pending, `no answer within ${SILENCE_MS / 1000} seconds`);
-      // It may wake up later: then it connects again and gets what it lacks.
+      this.#log(client, 'warn', `no answer within ${SILENCE_MS / 1000} seconds; it gets the patch when it is back`);
+      // Nobody waits for it any more. When it wakes up it finds the connection closed and takes its uncommitted patch
+      // back; then it connects again, and gets what it lacks.
       client.socket.terminate();
     }, SILENCE_MS);
     pending.waiting.set(client, timer);
@@ -221,17 +222,15 @@ export class Clients {
     }
   }
 
-  /** `answer`: the page's, or why there is none. */
-  #answer(client: Client, pending: Pending, answer: string | (ClientMessage & { type: 'receipt' })): void {
+  #answer(client: Client, pending: Pending, answer: ClientMessage & { type: 'receipt' }): void {
     clearTimeout(pending.waiting.get(client));
     if (!pending.waiting.delete(client)) return;
     const { version } = pending.entry.header;
-    if (typeof answer !== 'string' && answer.applied) {
+    if (answer.applied) {
       if (client.at !== undefined) client.at = { ...client.at, ...positionAfter(pending.entry) };
       pending.receipts.push({ client: client.id, version, applied: true, applyMs: answer.applyMs });
     } else {
-      const reason = typeof answer === 'string' ? answer : answer.applied ? '' : answer.reason;
-      pending.receipts.push({ client: client.id, version: version - 1, applied: false, reason });
+      pending.receipts.push({ client: client.id, version: version - 1, applied: false, reason: answer.reason });
     }
     if (pending.waiting.size === 0) pending.settle();
   }

@@ -13,25 +13,14 @@
 import type { Build, Image, Signature } from '../model.ts';
 import { Writer } from '../object/bytes.ts';
 import { writeSigned, writeUnsigned } from '../object/leb128.ts';
-import { readNames, writeNames } from '../object/names.ts';
+import { ARENA_SYMBOL } from '../object/linking.ts';
+import { functionNames, readNames, writeNames } from '../object/names.ts';
 import { parameterCount } from '../object/signature.ts';
-import {
-  customSection,
-  type Export,
-  type Module,
-  readModule,
-  type Section,
-  section,
-  writeModule,
-} from '../object/wasm.ts';
-import { functionNames } from '../object/names.ts';
+import { type Export, type Module, readModule, type Section, section, writeModule } from '../object/wasm.ts';
 import { type LinkerMap, readMap } from './map.ts';
 import { type Entry, Program } from './program.ts';
 import { Unlinkable } from './target.ts';
 import { constantExpression } from './wasm.ts';
-
-/** Name of the static in which patches keep new data; an object that defines it is on the base's link line. */
-export const ARENA = '__hotslot_arena';
 
 /** Table entries kept free for functions that patches add. An empty entry costs the page a pointer. */
 const FREE_SLOTS = 1 << 16;
@@ -98,8 +87,8 @@ export function openBase(image: Image, build: Build, version: number, identify: 
     }),
   });
 
-  const arena = map.data.get(ARENA);
-  if (arena === undefined) throw new Unlinkable(`the linker's map has no ${ARENA}`);
+  const arena = map.data.get(ARENA_SYMBOL);
+  if (arena === undefined) throw new Unlinkable(`the linker's map has no ${ARENA_SYMBOL}`);
   const entries = new Map<string, Entry>();
   const ambiguous = new Set(map.ambiguous);
   for (const [index, { signature, name }] of functions.all.entries()) {
@@ -304,9 +293,4 @@ function constantValue(expression: Uint8Array): number | undefined {
 
 function fail(what: string): never {
   throw new Error(`wasm-bindgen output: ${what}`);
-}
-
-/** Whether the module names its functions: without names nothing can be matched. */
-export function hasNames(image: Uint8Array): boolean {
-  return customSection(readModule(image, 'wasm-bindgen output'), 'name') !== undefined;
 }

@@ -36,14 +36,6 @@ export function openCompanion(image: Image): Companion {
     if (item !== undefined) return { ...symbol, importName: item.name, importModule: item.module };
     return { ...symbol, atom: index - functions.imported };
   });
-  const indirect = (kind: 'table' | 'global' | 'tag', name: string): Symbol => ({
-    name,
-    kind,
-    binding: 'global',
-    offset: 0,
-    sizeBytes: 0,
-    exported: false,
-  });
   const firstTable = symbols.length;
   for (const { type } of tables)
     symbols.push(indirect('table', type === 'funcref' ? '__indirect_function_table' : '__wbindgen_externrefs'));
@@ -68,6 +60,10 @@ export function openCompanion(image: Image): Companion {
     kind === 'function' ? [[name, index]] : [],
   );
   return { object, exports: new Map(exports) };
+}
+
+function indirect(kind: 'table' | 'global' | 'tag', name: string): Symbol {
+  return { name, kind, binding: 'global', offset: 0, sizeBytes: 0, exported: false };
 }
 
 /** A function of the module; it is walked only when something wants its relocations. */

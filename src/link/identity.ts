@@ -8,6 +8,16 @@ import type { Atom, ObjectFile, Refusal } from '../model.ts';
 import { definitionOf, isAnonymous, symbolAt } from './diff.ts';
 import { demangle, readable } from './mangle.ts';
 
+/**
+ * The readable names to tell a person of, from the symbols of changed functions: those of the user's own crates, or all
+ * when there are none (a generic of std instantiated anew).
+ */
+export function namesToTell(changed: readonly { readonly name: string; readonly object: string }[]): string[] {
+  const crates = new Set(changed.map(({ object }) => crateOf(object)));
+  const own = changed.filter(({ name }) => crates.has(demangle(name)?.crate ?? ''));
+  return [...new Set((own.length > 0 ? own : changed).map(({ name }) => readable(name)))];
+}
+
 /** Closures of each function of the given crates, by the function's path. */
 function closuresIn(objects: readonly ObjectFile[], crates: ReadonlySet<string>): Map<string, Set<number>> {
   const found = new Map<string, Set<number>>();
@@ -26,7 +36,7 @@ function closuresIn(objects: readonly ObjectFile[], crates: ReadonlySet<string>)
 }
 
 /** The crate an object belongs to: `shapes-1f5c.3x0` is of `shapes`. */
-export function crateOf(objectName: string): string {
+function crateOf(objectName: string): string {
   return objectName
     .replace(/\..*$/, '')
     .replace(/-[0-9a-f]{16}$/, '')

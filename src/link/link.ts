@@ -14,7 +14,7 @@ import {
   namedDefinitions,
   symbolAt,
 } from './diff.ts';
-import { closureRefusal, matchVtables, staticRefusal, type Vtable, vtablesOf } from './identity.ts';
+import { closureRefusal, matchVtables, namesToTell, staticRefusal, type Vtable, vtablesOf } from './identity.ts';
 import type { Library } from './library.ts';
 import { readable } from './mangle.ts';
 import { Draft, type Entry, type Program } from './program.ts';
@@ -36,7 +36,7 @@ export interface Companion {
 }
 
 export type Outcome =
-  | { readonly kind: 'unchanged'; readonly draft: Draft }
+  | { readonly kind: 'unchanged'; readonly draft: Draft; readonly warnings: readonly Diagnostic[] }
   | {
       readonly kind: 'patch';
       readonly plan: Plan;
@@ -97,24 +97,31 @@ class Link {
     const { before, after } = this.#changedObjects();
     const { changes, pairs } = this.#comparison.changes(before, after);
     this.#followRenamedObjects(pairs);
-    const refusal = closureRefusal(before, after) ?? this.#checkStatics(pairs);
+    const refusal = closureRefusal(before, after) ?? this.#checkStatics(pairs) ?? this.#checkExports(changes);
     if (refusal !== undefined) return { kind: 'refused', refusal };
     try {
       const roots = this.#roots(changes);
       for (const { definition, entry } of roots) this.#planFunction(definition, entry);
-      this.#rewriteConstants(changes);
+      const statics = this.#rewriteConstants(changes);
       this.#rewriteVtables(before, after);
       this.#drain();
       const exports = this.#companion !== undefined && this.#imports.length > 0 ? this.#exports(this.#companion) : {};
       this.#drain();
       if (this.#unresolved.size > 0) return { kind: 'unresolved', names: [...this.#unresolved] };
-      if (this.#functions.length === 0 && this.#data.length === 0) return { kind: 'unchanged', draft: this.#draft };
+      if (this.#functions.length === 0 && this.#data.length === 0) {
+        return { kind: 'unchanged', draft: this.#draft, warnings: this.#warnings };
+      }
       this.#draft.version = this.#program.version + 1;
       return {
         kind: 'patch',
         plan: { functions: this.#functions, data: this.#data, imports: this.#imports },
         draft: this.#draft,
-        functions: roots.map(({ definition }) => readable(definition.symbol.name)),
+        functions: namesToTell(
+          [...roots.map(({ definition }) => definition), ...statics].map(({ object, symbol }) => ({
+            name: symbol.name,
+            object: object.name,
+          })),
+        ),
         warnings: this.#warnings,
         exports,
       };
@@ -196,6 +203,26 @@ class Link {
     return undefined;
   }
 
+  /** The page's scripts call exported functions by the types they had when it was loaded. */
+  #checkExports(changes: readonly Change[]): Refusal | undefined {
+    for (const { before, after } of changes) {
+      const name = this.#target.describes(after.symbol);
+      if (name === undefined) continue;
+      if (before !== undefined) {
+        return {
+          reason: `\`${name}\` takes or returns other types, and the page's scripts know the old ones`,
+          remedy: 'reload',
+        };
+      }
+      this.#warnings.push({
+        severity: 'warning',
+        text: `\`${name}\` is exported for the first time; the page's scripts do not see it yet`,
+        hint: 'reload the page to call it from JavaScript',
+      });
+    }
+    return undefined;
+  }
+
   // -------------------------------------------------------------------------------------------------------- roots
 
   /** Changed functions that are running, and those that call a changed one which has no slot of its own. */
@@ -231,13 +258,15 @@ class Link {
   }
 
   /** Statics whose bytes changed: constants are rewritten where they lie, the program's own state is kept. */
-  #rewriteConstants(changes: readonly Change[]): void {
+  #rewriteConstants(changes: readonly Change[]): Definition[] {
+    const rewritten: Definition[] = [];
     for (const { before, after } of changes) {
       if (after.symbol.kind !== 'data' || before === undefined) continue;
       const place = this.#draft.place(after.symbol.name);
       if (place === undefined) continue;
       if (before.atom.kind === 'constant' || after.atom.kind === 'constant') {
         this.#planData(after, place.address - after.symbol.offset);
+        rewritten.push(after);
       } else {
         this.#warnings.push({
           severity: 'warning',
@@ -246,6 +275,7 @@ class Link {
         });
       }
     }
+    return rewritten;
   }
 
   #rewriteVtables(before: readonly ObjectFile[], after: readonly ObjectFile[]): void {

@@ -5,13 +5,15 @@
 export interface MangledName {
   /** As a person writes it, hashes left out: `<counter::Circle as counter::Shape>::area`. */
   readonly text: string;
+  /** The crate it is written in, which is not always the one it is compiled in: generics. */
+  readonly crate: string;
   /** Every closure, coroutine or async block the symbol mentions, itself included, without generic arguments. */
   readonly closures: readonly MangledClosure[];
   /** For a method of a trait implementation: `<T as Trait>`. */
   readonly implementation?: string;
 }
 
-export interface MangledClosure {
+interface MangledClosure {
   /** Crate the closure is written in. */
   readonly crate: string;
   /** Path of the function it is written in, e.g. `counter::start`. */
@@ -36,7 +38,7 @@ export function demangle(symbol: string): MangledName | undefined {
   try {
     const parser = new Parser(symbol);
     const path = parser.path();
-    const name = { text: path.text, closures: parser.closures };
+    const name = { text: path.text, crate: path.crate, closures: parser.closures };
     return path.implementation === undefined ? name : { ...name, implementation: path.implementation };
   } catch (error) {
     if (error instanceof NotMangled) return undefined;

@@ -60,5 +60,7 @@ export interface Target extends RelocationRules, VtableRules {
   readonly isReplaced: (object: ObjectFile, atom: Atom) => boolean;
   /** Names under which the base may hold what code calls `symbol`, best first. */
   readonly aliases: (symbol: Symbol) => readonly string[];
+  /** When a symbol describes a function that the host calls: that function's name there. */
+  readonly describes: (symbol: Symbol) => string | undefined;
   readonly emit: (plan: Plan) => Uint8Array;
 }

@@ -35,6 +35,9 @@ export const wasmTarget: Target = {
       return name.includes('breaks_if_inlined') || (importName ?? name).startsWith('__wbindgen_describe');
     }),
   // A function that takes or gives JavaScript values keeps its i32 form under a second name once wasm-bindgen ran.
+  // https://github.com/wasm-bindgen/wasm-bindgen: an exported function `NAME_HASH` comes with a function that tells its
+  // types; those of imported functions begin with `__wbg_`.
+  describes: ({ name }) => /^__wbindgen_describe_(?!__wbg_)(.+)_[0-9a-f]{16}$/.exec(name)?.[1],
   aliases: ({ name }) => [`${name} externref shim`, name],
   emit,
 };
