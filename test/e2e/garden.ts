@@ -1,0 +1,107 @@
+// The crate of test/fixtures/garden, served and opened: what its tests have in common.
+import { join } from 'node:path';
+import type { Browser } from 'playwright-core';
+import { afterAll, afterEach, beforeAll, expect } from 'vitest';
+import { launchBrowser } from './browser.ts';
+import { type Answer, copyCrate, openPage, type OpenPage, type Server, startServer } from './harness.ts';
+
+/** Every button of the page. */
+type Button = 'water' | 'bed' | 'look' | 'count' | 'price' | 'season' | 'motto';
+
+/** One tab. Knows what the program must remember: it has counted along. */
+export class Tab {
+  readonly open: OpenPage;
+  #poured = 0;
+  #clicks = 0;
+
+  constructor(open: OpenPage) {
+    this.open = open;
+  }
+
+  /** What the page says then. */
+  async click(button: Button): Promise<string> {
+    this.#clicks += 1;
+    if (button === 'water') this.#poured += 1;
+    await this.open.page.click(`#${button}`);
+    return this.open.page.innerText(`#${button}-text`);
+  }
+
+  /** What the water button says as long as nothing was lost: an `Rc<RefCell<…>>`, a static and a thread-local. */
+  get memory(): string {
+    return `can ${this.#poured}, clicks ${this.#clicks}, steps ${this.#clicks}`;
+  }
+
+  /** No navigation, no error, and all state as before; one more click. */
+  async expectUndisturbed(): Promise<void> {
+    expect(await this.click('water')).toBe(this.memory);
+    expect(await this.open.isSameDocument()).toBe(true);
+    expect(this.open.navigations()).toBe(1);
+    expect(this.open.errors).toEqual([]);
+  }
+
+  /** After a reload, asked for by the test or by the page: the program begins anew. */
+  async reloaded(): Promise<void> {
+    await this.open.reloaded();
+    this.#poured = 0;
+    this.#clicks = 0;
+  }
+
+  async reload(): Promise<void> {
+    await this.open.page.reload();
+    await this.reloaded();
+  }
+}
+
+export class Garden {
+  server!: Server;
+  browser!: Browser;
+  directory = '';
+  readonly #tabs: Tab[] = [];
+
+  async start(port = 0): Promise<void> {
+    this.server = await startServer(this.directory, { port });
+  }
+
+  async open(): Promise<Tab> {
+    const tab = new Tab(await openPage(this.browser, this.server.url, "'garden' in globalThis"));
+    this.#tabs.push(tab);
+    return tab;
+  }
+
+  /** Saves an edit of the crate; the event that answers it. */
+  edit(path: string, from: string, to: string): Promise<Answer> {
+    return this.server.edit(path, from, to);
+  }
+
+  /** The same, for an edit that has to reach the open pages. */
+  async swap(path: string, from: string, to: string): Promise<Extract<Answer, { event: 'patch' }>> {
+    const answer = await this.edit(path, from, to);
+    if (answer.event !== 'patch') throw new Error(`expected a patch, got ${JSON.stringify(answer, null, 2)}`);
+    expect(answer.clients).toBe(this.#tabs.length);
+    return answer;
+  }
+
+  async closeTabs(): Promise<void> {
+    for (const tab of this.#tabs.splice(0)) await tab.open.close();
+  }
+}
+
+/** One browser and, unless a test wants to start its own, one server; after each test the sources are as before. */
+export function plantGarden(server: 'shared' | 'own' = 'shared'): Garden {
+  const garden = new Garden();
+  beforeAll(async () => {
+    garden.directory = join(copyCrate('test/fixtures/garden', 'garden'), 'app');
+    garden.browser = await launchBrowser();
+    if (server === 'shared') await garden.start();
+  });
+  afterEach(async () => {
+    await garden.server.restore();
+    await garden.closeTabs();
+    if (server === 'own') expect(await garden.server.close()).toBe(130);
+  });
+  afterAll(async () => {
+    if (server === 'shared') expect(await garden.server.close()).toBe(130);
+    await garden.browser.close();
+  });
+  return garden;
+}

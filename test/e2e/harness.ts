@@ -1,0 +1,245 @@
+// A crate's folder in; `hotslot serve` as a child process, what it reports, and pages in Chromium that run the crate, out.
+//
+// Nothing here waits for time to pass: an edit resolves with the event that answered it.
+import { type ChildProcess, spawn } from 'node:child_process';
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import type { Browser, Page } from 'playwright-core';
+import type { Event } from '../../src/model.ts';
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+const CLI = join(ROOT, 'dist/cli.js');
+const CACHE = join(ROOT, '.cache');
+
+/** Long enough for a first build on a slow machine; nothing takes it when all is well. */
+const START_MS = 300_000;
+const EVENT_MS = 60_000;
+
+/** What an edit leads to, once for each. */
+export type Answer = Extract<Event, { event: 'patch' | 'unchanged' | 'refused' | 'failed' | 'reload' }>;
+
+/**
+ * A copy of `source` at `.cache/e2e/NAME`, where every run of the tests finds it again, so that cargo has little to do.
+ * Files that are as they should be keep their time; the others get a new one.
+ */
+export function copyCrate(source: string, name: string): string {
+  const target = join(CACHE, 'e2e', name);
+  mkdirSync(target, { recursive: true });
+  mirror(join(ROOT, source), target);
+  return target;
+}
+
+function mirror(from: string, to: string): void {
+  const wanted = readdirSync(from, { withFileTypes: true });
+  for (const name of readdirSync(to)) {
+    if (!wanted.some((entry) => entry.name === name)) rmSync(join(to, name), { recursive: true });
+  }
+  for (const entry of wanted) {
+    const [source, target] = [join(from, entry.name), join(to, entry.name)];
+    if (entry.isDirectory()) {
+      mkdirSync(target, { recursive: true });
+      mirror(source, target);
+    } else if (!existsSync(target) || !readFileSync(source).equals(readFileSync(target))) {
+      cpSync(source, target);
+    }
+  }
+}
+
+export interface StartOptions {
+  /** Flags of `hotslot serve`. */
+  readonly args?: readonly string[];
+  /** Any, when not given. */
+  readonly port?: number;
+}
+
+/** Resolves when the page can be opened. `directory` is the crate's. */
+export async function startServer(directory: string, options: StartOptions = {}): Promise<Server> {
+  if (!existsSync(CLI)) throw new Error('these tests run what is compiled: npx tsc -b');
+  const { args = [], port = 0 } = options;
+  const child = spawn(process.execPath, [CLI, 'serve', '--json', '--port', String(port), ...args], {
+    cwd: directory,
+    env: { ...process.env, CARGO_TARGET_DIR: join(CACHE, 'target') },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  const server = new Server(directory, child);
+  try {
+    const ready = await server.next((event) => event.event === 'ready' || event.event === 'failed', START_MS);
+    if (ready.event !== 'ready') throw new Error(`the first build failed: ${JSON.stringify(ready)}`);
+    server.url = ready.url;
+    return server;
+  } catch (error) {
+    await server.kill();
+    throw error;
+  }
+}
+
+export class Server {
+  url = '';
+  /** Everything reported so far, but for progress. */
+  readonly events: Event[] = [];
+  readonly #directory: string;
+  readonly #child: ChildProcess;
+  readonly #exited: Promise<void>;
+  /** Files as they were before the first edit. */
+  readonly #originals = new Map<string, string>();
+  readonly #waiting = new Set<() => void>();
+  #stderr = '';
+  #ended = false;
+
+  constructor(directory: string, child: ChildProcess) {
+    this.#directory = directory;
+    this.#child = child;
+    const { stdout, stderr } = child;
+    if (stdout === null || stderr === null) throw new Error('expected a process with pipes');
+    stderr.setEncoding('utf8').on('data', (text: string) => (this.#stderr += text));
+    createInterface({ input: stdout }).on('line', (line) => {
+      const event = JSON.parse(line) as Event;
+      if (event.event !== 'progress') this.events.push(event);
+      this.#wake();
+    });
+    this.#exited = new Promise((done) => {
+      child.once('close', () => {
+        this.#ended = true;
+        this.#wake();
+        done();
+      });
+    });
+  }
+
+  get port(): number {
+    return Number(new URL(this.url).port);
+  }
+
+  /** The first event from now on that `wanted` says yes to. Throws when the server ends, or takes too long. */
+  next(wanted: (event: Event) => boolean, withinMs: number = EVENT_MS): Promise<Event> {
+    let from = this.events.length;
+    return new Promise((found, fail) => {
+      const look = (): void => {
+        for (; from < this.events.length; from += 1) {
+          const event = this.events[from];
+          if (event !== undefined && wanted(event)) return end(() => found(event));
+        }
+        if (this.#ended) end(() => fail(this.#explain('the server ended')));
+      };
+      const end = (finish: () => void): void => {
+        clearTimeout(timer);
+        this.#waiting.delete(look);
+        finish();
+      };
+      const timer = setTimeout(() => end(() => fail(this.#explain(`no such event in ${withinMs} ms`))), withinMs);
+      this.#waiting.add(look);
+      look();
+    });
+  }
+
+  /** Replaces what must be there, once, in a file of the crate; what the server says to that. */
+  edit(path: string, from: string, to: string): Promise<Answer> {
+    const text = this.read(path);
+    if (text.split(from).length !== 2) throw new Error(`expected \`${from}\` once in ${path}:\n${text}`);
+    return this.write({ [path]: text.replace(from, () => to) });
+  }
+
+  /** Writes whole files, by path from the crate's folder. */
+  write(files: Readonly<Record<string, string>>): Promise<Answer> {
+    const paths = Object.keys(files);
+    const answer = this.answer(paths);
+    for (const path of paths) this.save(path, files[path] ?? '');
+    return answer;
+  }
+
+  /** Takes back all edits. False when there was nothing to take back. */
+  async restore(): Promise<boolean> {
+    const edited = [...this.#originals].filter(([path, text]) => this.read(path) !== text);
+    if (edited.length === 0) return false;
+    const answer = await this.write(Object.fromEntries(edited));
+    if (answer.event === 'failed') throw this.#explain('the original does not compile');
+    return true;
+  }
+
+  /** The first answer that speaks for edits of all these paths, made after this call. */
+  async answer(paths: readonly string[]): Promise<Answer> {
+    const missing = new Set(paths.map((path) => resolve(this.#directory, path)));
+    const answer = await this.next((event) => {
+      if (event.event === 'change') for (const path of event.paths) missing.delete(path);
+      return missing.size === 0 && isAnswer(event);
+    });
+    return answer as Answer;
+  }
+
+  read(path: string): string {
+    return readFileSync(join(this.#directory, path), 'utf8');
+  }
+
+  /** As an editor does, and does not wait. */
+  save(path: string, text: string): void {
+    if (!this.#originals.has(path)) this.#originals.set(path, this.read(path));
+    mkdirSync(dirname(join(this.#directory, path)), { recursive: true });
+    writeFileSync(join(this.#directory, path), text);
+  }
+
+  /** The way Ctrl-C ends it; its exit code. */
+  async close(): Promise<number | null> {
+    this.#child.kill('SIGINT');
+    await this.#exited;
+    return this.#child.exitCode;
+  }
+
+  async kill(): Promise<void> {
+    this.#child.kill('SIGKILL');
+    await this.#exited;
+  }
+
+  #wake(): void {
+    for (const look of this.#waiting) look();
+  }
+
+  #explain(what: string): Error {
+    const last = this.events.slice(-8).map((event) => JSON.stringify(event));
+    return new Error(`${what}; the last events:\n${last.join('\n')}\n${this.#stderr}`);
+  }
+}
+
+function isAnswer({ event }: Event): boolean {
+  return ['patch', 'unchanged', 'refused', 'failed', 'reload'].includes(event);
+}
+
+/** A page as loaded; `loaded` is true for as long as the document is the very one that was opened. */
+export interface OpenPage {
+  readonly page: Page;
+  /** What the page did not catch, in words. */
+  readonly errors: readonly string[];
+  /** Documents that the page has shown. */
+  readonly navigations: () => number;
+  readonly isSameDocument: () => Promise<boolean>;
+  /** Resolves when a document is there that was not there at the last call (or at opening), and its program runs. */
+  readonly reloaded: () => Promise<void>;
+  readonly close: () => Promise<void>;
+}
+
+declare global {
+  interface Window {
+    seen?: boolean;
+  }
+}
+
+/** In a context of its own. `ready` is JavaScript that is true once the program has started. */
+export async function openPage(browser: Browser, url: string, ready: string): Promise<OpenPage> {
+  const context = await browser.newContext();
+  const page = await context.newPage();
+  const errors: string[] = [];
+  let navigations = 0;
+  page.on('pageerror', (error) => errors.push(`${error.name}: ${error.message}`));
+  page.on('framenavigated', (frame) => (navigations += frame === page.mainFrame() ? 1 : 0));
+
+  const reloaded = async (): Promise<void> => {
+    await page.waitForFunction(`window.seen === undefined && (${ready})`);
+    await page.evaluate(() => (window.seen = true));
+  };
+  await page.goto(url);
+  await reloaded();
+  const isSameDocument = (): Promise<boolean> => page.evaluate(() => window.seen === true);
+  const close = (): Promise<void> => context.close();
+  return { page, errors, navigations: () => navigations, isSameDocument, reloaded, close };
+}
