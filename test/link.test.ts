@@ -3,7 +3,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { Comparison, type Definition, definitionOf } from '../src/link/diff.ts';
-import { closureRefusal, matchVtables, vtablesOf } from '../src/link/identity.ts';
+import { closureRefusal, crateRefusal, matchVtables, vtablesOf } from '../src/link/identity.ts';
 import { demangle, readable } from '../src/link/mangle.ts';
 import { objectName, readMap } from '../src/link/map.ts';
 import { wasmTarget } from '../src/link/wasm.ts';
@@ -136,6 +136,14 @@ describe('identity', () => {
     expect(closureRefusal([named([])], [named([closure('0')])])).toBeUndefined();
     const elsewhere = (parts: readonly Part[]): ObjectFile => ({ ...object(parts), name: 'other.unit1' });
     expect(closureRefusal([elsewhere([closure('0')])], [elsewhere([closure('0'), closure('s_0')])])).toBeUndefined();
+  });
+
+  test('a crate with another hash is refused; one that shares its name with another is not', () => {
+    const app = (...hashes: readonly string[]): ObjectFile =>
+      named(hashes.map((hash) => code(`_RNvCs${hash}_3app5label`, [0x0b], [])));
+    expect(crateRefusal([app('fqz')], [app('gra')])?.reason).toContain('crate `app`');
+    expect(crateRefusal([app('fqz')], [app('fqz', 'gra')])).toBeUndefined();
+    expect(crateRefusal([app()], [app('gra')])).toBeUndefined();
   });
 
   const method = (form: 'X' | 'Y', name: string): string =>

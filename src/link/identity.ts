@@ -44,6 +44,39 @@ function crateOf(objectName: string): string {
 }
 
 /**
+ * A crate that cargo gave another hash, because of other features or dependencies: every name in it is new, also of what
+ * is the same. Its statics would start anew beside the old ones, and only what is reached from outside would be new code.
+ */
+export function crateRefusal(before: readonly ObjectFile[], after: readonly ObjectFile[]): Refusal | undefined {
+  const old = crateHashes(before);
+  for (const [crate, hashes] of crateHashes(after)) {
+    const earlier = old.get(crate);
+    // A library and a binary may have one name; they do not both change their hash while one of them keeps it.
+    if (earlier === undefined || [...hashes].some((hash) => earlier.has(hash))) continue;
+    return {
+      reason: `crate \`${crate}\` was compiled with other features or dependencies, so that nothing in it is known to be the same`,
+      remedy: 'reload',
+    };
+  }
+  return undefined;
+}
+
+/** Disambiguators that each crate's own objects give it, by the crate's name. */
+function crateHashes(objects: readonly ObjectFile[]): Map<string, Set<string>> {
+  const found = new Map<string, Set<string>>();
+  for (const object of objects) {
+    const crate = crateOf(object.name);
+    const root = `_${crate.length}${/^[_\d]/.test(crate) ? '_' : ''}${crate}`;
+    for (const { name, atom } of object.symbols) {
+      const at = atom === undefined ? -1 : name.indexOf(root);
+      const hash = at === -1 ? undefined : /C(s[0-9A-Za-z]*)$/.exec(name.slice(0, at))?.[1];
+      if (hash !== undefined) found.set(crate, (found.get(crate) ?? new Set()).add(hash));
+    }
+  }
+  return found;
+}
+
+/**
  * A function that gained or lost closures: those behind it in the source carry other numbers now, and closures that
  * already exist would run another's body. Refused until closures are matched by what they capture.
  */

@@ -14,7 +14,15 @@ import {
   namedDefinitions,
   symbolAt,
 } from './diff.ts';
-import { closureRefusal, matchVtables, namesToTell, staticRefusal, type Vtable, vtablesOf } from './identity.ts';
+import {
+  closureRefusal,
+  crateRefusal,
+  matchVtables,
+  namesToTell,
+  staticRefusal,
+  type Vtable,
+  vtablesOf,
+} from './identity.ts';
 import type { Library } from './library.ts';
 import { readable } from './mangle.ts';
 import { Draft, type Entry, type Program } from './program.ts';
@@ -97,7 +105,11 @@ class Link {
     const { before, after } = this.#changedObjects();
     const { changes, pairs } = this.#comparison.changes(before, after);
     this.#followRenamedObjects(pairs);
-    const refusal = closureRefusal(before, after) ?? this.#checkStatics(pairs) ?? this.#checkExports(changes);
+    const refusal =
+      crateRefusal(before, after) ??
+      closureRefusal(before, after) ??
+      this.#checkStatics(pairs) ??
+      this.#checkExports(changes);
     if (refusal !== undefined) return { kind: 'refused', refusal };
     try {
       const roots = this.#roots(changes);
