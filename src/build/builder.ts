@@ -5,7 +5,16 @@
 // that is aborted or fails loses nothing: the next one starts from the same facts.
 
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { basename, dirname, join, sep } from 'node:path';
 import type { Build, BuildFailure, Diagnostic, Edit, Event, Image } from '../model.ts';
 import { requireBindgen } from './bindgen.ts';
@@ -18,7 +27,7 @@ import { type CargoOptions, type Package, featureFlags, findPackage } from './pa
 import { type RustcResult, runRustc } from './rustc.ts';
 import { type Linked, readLinked } from './store.ts';
 import { type Linker, type Toolchain, linkerOf } from './rust.ts';
-import { type Watcher, watch } from './watch.ts';
+import { type Watched, type Watcher, watch } from './watch.ts';
 
 export interface BuildOptions extends CargoOptions {
   /** A relocatable object to add to the link. */
@@ -67,6 +76,8 @@ class CargoBuilder implements Builder {
 
   /** cargo has to run: at the start, and when what it was told may have changed. */
   #stale = true;
+  /** What was found when the builder was made has been used. */
+  #hasRun = false;
   /** Files changed since anything was built. */
   readonly #edited = new Set<string>();
   /** Keys of units that are out of date. */
@@ -83,7 +94,6 @@ class CargoBuilder implements Builder {
   readonly #links = new WeakMap<Build, Linked>();
   /** Their images may be served from their folders. */
   readonly #pinned = new Set<Linked>();
-  #count = 0;
   /** The run before, and what is left of it: the next one waits until nothing of them writes any more. */
   #previous: Promise<unknown> = Promise.resolve();
   #rest: Promise<unknown> = Promise.resolve();
@@ -198,28 +208,37 @@ class CargoBuilder implements Builder {
     );
   }
 
-  #watched(): string[] {
-    return [
-      ...this.#package.editable.map((each) => each.directory),
-      ...cargoFiles(this.#options.directory, this.workspace),
-      ...this.#readers.keys(),
-      ...this.#buildScripts.flatMap((each) => each.inputs ?? []),
-    ];
+  #watched(): Watched {
+    const folders = this.#package.editable.map((each) => each.directory);
+    const named = this.#buildScripts.flatMap((each) => each.inputs ?? []);
+    const isFolder = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+    return {
+      folders: [...folders, ...named.filter(isFolder)],
+      files: [
+        ...cargoFiles(this.#options.directory, this.workspace),
+        ...this.#readers.keys(),
+        ...named.filter((path) => !isFolder(path)),
+      ],
+    };
   }
 
   // -------------------------------------------------------------------------------------------------------------- cargo
 
   async #runCargo(signal: AbortSignal): Promise<Build | BuildFailure> {
     const started = performance.now();
-    if (this.#build) {
-      // Its manifest may have changed: features, dependencies, and with them wasm-bindgen's version.
-      this.#package = await findPackage(this.#options, this.#toolchain, signal);
-      this.#bindgen = await requireBindgen(this.#package.bindgen);
-    }
     // cargo finds out for itself what changed until now. It stays responsible until it has succeeded.
     this.#stale = true;
     this.#edited.clear();
     this.#dirty.clear();
+    try {
+      // Its manifest may have changed: features, dependencies, and with them wasm-bindgen's version.
+      if (this.#hasRun) this.#package = await findPackage(this.#options, this.#toolchain, signal);
+      this.#bindgen = await requireBindgen(this.#package.bindgen);
+    } catch (error) {
+      if (!(error instanceof DiagnosticError)) throw error;
+      return { kind: 'failed', diagnostics: error.diagnostics, rustcMs: performance.now() - started };
+    }
+    this.#hasRun = true;
     const built = await this.#cargoBuild(started, signal);
     if (built.kind === 'built') this.#stale = false;
     return built;
@@ -388,10 +407,8 @@ class CargoBuilder implements Builder {
   }
 
   #newStore(): string {
-    this.#count += 1;
-    const store = join(this.#paths.links, `${process.pid}-${this.#count}`);
-    mkdirSync(store);
-    return store;
+    // By its name the next start knows whether its owner still lives.
+    return mkdtempSync(join(this.#paths.links, `${process.pid}-`));
   }
 
   #lastLink(): string | undefined {

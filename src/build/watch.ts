@@ -4,16 +4,22 @@
 // has settled when two looks a few milliseconds apart see the same file; one that is empty or gone gets longer, since
 // that is how the middle of such a change looks.
 
-import { existsSync, type BigIntStats } from 'node:fs';
+import { type BigIntStats, existsSync, type FSWatcher, watch as watchFolder } from 'node:fs';
 import { stat } from 'node:fs/promises';
-import { basename, join, sep } from 'node:path';
+import { basename, dirname, join, sep } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { watch as watchPaths } from 'chokidar';
 import type { Edit } from '../model.ts';
 
+/** What to watch: folders with all in them, and files, also ones that do not exist yet. */
+export interface Watched {
+  readonly folders: readonly string[];
+  readonly files: readonly string[];
+}
+
 export interface Watcher {
   /** Watches these as well; what is watched already costs nothing. */
-  add(paths: readonly string[]): void;
+  add(more: Watched): void;
   close(): Promise<void>;
 }
 
@@ -31,21 +37,21 @@ interface Pending {
   seenAt: number;
 }
 
-/** Resolves when every folder is being watched. `onEdit` is called with paths that changed together. */
+/**
+ * Resolves when all is being watched. `onEdit` is called with paths that changed together. Folders named `.git`,
+ * `node_modules` and cargo's target folders, `ignored` among them, are left out.
+ */
 export async function watch(
-  paths: readonly string[],
+  { folders, files }: Watched,
   ignored: readonly string[],
   onEdit: (edit: Edit) => void,
 ): Promise<Watcher> {
-  const watched = new Set(paths);
   const isIgnored = (path: string): boolean => {
     const name = basename(path);
-    if (name === '.git' || name === 'node_modules') return true;
-    if (ignored.some((folder) => path === folder || path.startsWith(folder + sep))) return true;
+    if (name === '.git' || name === 'node_modules' || ignored.includes(path)) return true;
     // A path dependency may have a target folder of its own.
     return name === 'target' && existsSync(join(path, 'CACHEDIR.TAG'));
   };
-  const watcher = watchPaths([...watched], { ignoreInitial: true, atomic: false, ignored: isIgnored });
 
   const pending = new Map<string, Pending>();
   const settled = new Map<string, string>();
@@ -87,23 +93,59 @@ export async function watch(
     late.add(timer);
   };
 
+  const trees = new Set(folders);
+  const watcher = watchPaths([...trees], { ignoreInitial: true, atomic: false, ignored: isIgnored });
   watcher.on('all', (event, path) => {
     if (event === 'add' || event === 'change' || event === 'unlink') notice(path);
   });
+  const isInTree = (path: string): boolean => {
+    for (let folder = path; !isIgnored(folder); folder = dirname(folder)) {
+      if (trees.has(folder)) return true;
+      if (folder === dirname(folder)) return false;
+    }
+    return false;
+  };
+
+  // Single files are noticed by the folder they are in, or will be in: this outlives renaming and deleting.
+  const single = new Set<string>();
+  const nearby = new Map<string, FSWatcher>();
+  const watchFile = (path: string): void => {
+    if (isInTree(path)) return;
+    single.add(path);
+    let folder = dirname(path);
+    while (!existsSync(folder)) folder = dirname(folder);
+    if (nearby.has(folder)) return;
+    const near = watchFolder(folder, (_, name) => {
+      const changed = join(folder, name ?? '');
+      for (const each of single) {
+        if (each === changed) notice(each);
+        // A folder on the way to it has appeared.
+        if (!each.startsWith(changed + sep)) continue;
+        watchFile(each);
+        if (existsSync(each)) notice(each);
+      }
+    });
+    near.once('error', () => nearby.delete(folder));
+    nearby.set(folder, near);
+  };
+  files.forEach(watchFile);
+
   await new Promise<void>((resolve, reject) => {
     watcher.once('ready', resolve);
     watcher.once('error', reject);
   });
   return {
     add: (more) => {
-      const unknown = more.filter((path) => !watched.has(path));
-      for (const path of unknown) watched.add(path);
+      const unknown = more.folders.filter((folder) => !trees.has(folder));
+      for (const folder of unknown) trees.add(folder);
       if (unknown.length > 0) watcher.add(unknown);
+      more.files.forEach(watchFile);
     },
     close: async () => {
       closed = true;
       pending.clear();
       for (const timer of late) clearTimeout(timer);
+      for (const near of nearby.values()) near.close();
       await watcher.close();
     },
   };
