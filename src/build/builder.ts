@@ -211,7 +211,6 @@ class CargoBuilder implements Builder {
   #watched(): Watched {
     const folders = this.#package.editable.map((each) => each.directory);
     const named = this.#buildScripts.flatMap((each) => each.inputs ?? []);
-    const isFolder = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
     return {
       folders: [...folders, ...named.filter(isFolder)],
       files: [
@@ -477,6 +476,10 @@ function isRoot(unit: Unit, found: Package): boolean {
   if (unit.host || unit.crate !== found.crate || unit.environment['CARGO_MANIFEST_DIR'] !== found.directory)
     return false;
   return unit.types.includes(found.selection[0] === '--lib' ? 'cdylib' : 'bin');
+}
+
+function isFolder(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
 }
 
 function readIfThere(path: string): string | undefined {
