@@ -46,20 +46,20 @@ export function readLinked(path: string, editable: ReadonlySet<string>): Linked 
   const objects: ObjectSource[] = [];
   const archives: ArchiveSource[] = [];
   const args = line.map((argument) => {
+    // Most of the line is names to export, thousands of them: they must cost nothing.
+    if (!/\.(o|rlib|a)$/.test(argument)) return argument;
     const file = basename(argument);
     const kept = join(path, file);
     if (argument.endsWith('.o')) {
       objects.push(objectOf(folder, file));
       return kept;
     }
-    if (/\.(rlib|a)$/.test(argument)) {
-      if (editable.has(basename(argument))) {
-        if (!existsSync(kept)) keep(argument, kept);
-        objects.push(...membersOf(folder, file));
-        return kept;
-      }
-      archives.push({ path: argument, bytes: () => readFileSync(argument) });
+    if (editable.has(file)) {
+      if (!existsSync(kept)) keep(argument, kept);
+      objects.push(...membersOf(folder, file));
+      return kept;
     }
+    archives.push({ path: argument, bytes: () => readFileSync(argument) });
     return argument;
   });
   return { folder, args, objects, archives };
