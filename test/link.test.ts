@@ -177,6 +177,19 @@ describe('identity', () => {
     expect('rewritten' in result && result.rewritten.length).toBe(1);
   });
 
+  test('drop glue may come and go', () => {
+    const plain = vtable(8, [method('X', '4area')]);
+    const glue: Atom['relocations'][number] = { offset: 0, kind: R_WASM_TABLE_INDEX_I32, symbol: 1, addend: 0 };
+    const dropped = {
+      ...plain,
+      atoms: plain.atoms.map((atom) =>
+        atom.name === '.Lanon.v' ? { ...atom, relocations: [glue, ...atom.relocations] } : atom,
+      ),
+    };
+    const result = match(plain, dropped);
+    expect('rewritten' in result && result.rewritten.length).toBe(1);
+  });
+
   test('a trait with a new method is refused, and a type of another size too', () => {
     const grown = match(vtable(8, [method('X', '4area')]), vtable(8, [method('X', '4name'), method('X', '4area')]));
     expect('refused' in grown && grown.refused.reason).toContain('<app::Sq as app::Shape>');

@@ -108,6 +108,8 @@ export interface Vtable {
   readonly words: readonly string[];
   /** `<T as Trait>` of the first method that says so. */
   readonly implementation: string | undefined;
+  /** Signatures of the methods, by position. */
+  readonly signatures: string;
   readonly header: string;
 }
 
@@ -130,6 +132,7 @@ export function vtablesOf(
     const { wordBytes } = rules;
     const words = Array.from({ length: Math.floor(atom.sizeBytes / wordBytes) }, () => '');
     if (atom.sizeBytes % wordBytes !== 0 || words.length < 4) continue;
+    const signatures: string[] = [];
     let implementation: string | undefined;
     let fits = true;
     for (const { offset, kind, symbol: index } of atom.relocations) {
@@ -139,13 +142,24 @@ export function vtablesOf(
         if (word < 3) fits = false;
         continue;
       }
-      const name = demangle(symbolAt(object, index).name);
-      words[word] = name?.text ?? symbolAt(object, index).name;
-      if (word >= 3) implementation ??= name?.implementation;
+      const method = symbolAt(object, index);
+      const name = demangle(method.name);
+      words[word] = name?.text ?? method.name;
+      if (word < 3) continue;
+      implementation ??= name?.implementation;
+      signatures.push(`${word} ${method.signature}`);
     }
     if (!fits || !words.slice(3).some((word) => word !== '')) continue;
     const header = atom.bytes.subarray(wordBytes, 3 * wordBytes).join();
-    vtables.push({ object, atom, key: key(object, atom), words, implementation, header });
+    vtables.push({
+      object,
+      atom,
+      key: key(object, atom),
+      words,
+      implementation,
+      signatures: signatures.join('\n'),
+      header,
+    });
   }
   return vtables;
 }
@@ -162,7 +176,7 @@ export function matchVtables(
   for (const old of gone) {
     const same = come.find((now) => methods(now) === methods(old));
     if (same !== undefined && same.header === old.header && same.atom.sizeBytes === old.atom.sizeBytes) {
-      if (signatures(old) !== signatures(same))
+      if (old.signatures !== same.signatures)
         return { refused: vtableRefusal(old, 'a method takes or returns other types') };
       rewritten.push([old, same]);
       continue;
@@ -177,10 +191,6 @@ export function matchVtables(
 /** What the words mean, drop glue left aside: a type may gain or lose it without moving anything. */
 function methods(vtable: Vtable): string {
   return vtable.words.slice(3).join('\n');
-}
-
-function signatures(vtable: Vtable): string {
-  return vtable.atom.relocations.map(({ symbol }) => symbolAt(vtable.object, symbol).signature ?? '').join('\n');
 }
 
 function vtableRefusal(vtable: Vtable, why: string): Refusal {
