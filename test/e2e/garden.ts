@@ -1,7 +1,7 @@
 // The crate of test/fixtures/garden, served and opened: what its tests have in common.
 import { join } from 'node:path';
 import type { Browser } from 'playwright-core';
-import { afterAll, afterEach, beforeAll, expect } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, expect } from 'vitest';
 import { launchBrowser } from './browser.ts';
 import { type Answer, copyCrate, openPage, type OpenPage, type Server, startServer } from './harness.ts';
 
@@ -86,22 +86,29 @@ export class Garden {
   }
 }
 
-/** One browser and, unless a test wants to start its own, one server; after each test the sources are as before. */
+/** A browser and a server for all tests of a file, or for each test to start its own. The sources are as they were before each. */
 export function plantGarden(server: 'shared' | 'own' = 'shared'): Garden {
   const garden = new Garden();
-  beforeAll(async () => {
+  const copy = (): void => {
     garden.directory = join(copyCrate('test/fixtures/garden', 'garden'), 'app');
+  };
+  const stop = async (): Promise<void> => expect(await garden.server.close()).toBe(130);
+
+  beforeAll(async () => {
     garden.browser = await launchBrowser();
-    if (server === 'shared') await garden.start();
   });
-  afterEach(async () => {
-    await garden.server.restore();
-    await garden.closeTabs();
-    if (server === 'own') expect(await garden.server.close()).toBe(130);
-  });
-  afterAll(async () => {
-    if (server === 'shared') expect(await garden.server.close()).toBe(130);
-    await garden.browser.close();
-  });
+  afterEach(() => garden.closeTabs());
+  if (server === 'shared') {
+    beforeAll(async () => {
+      copy();
+      await garden.start();
+    });
+    afterEach(() => garden.server.restore());
+    afterAll(stop);
+  } else {
+    beforeEach(copy);
+    afterEach(stop);
+  }
+  afterAll(() => garden.browser.close());
   return garden;
 }

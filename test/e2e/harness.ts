@@ -3,7 +3,7 @@
 // Nothing here waits for time to pass: an edit resolves with the event that answered it.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { dirname, join, resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import type { Browser, Page } from 'playwright-core';
@@ -54,8 +54,8 @@ export interface StartOptions {
   readonly port?: number;
 }
 
-/** Resolves when the page can be opened. `directory` is the crate's. */
-export async function startServer(directory: string, options: StartOptions = {}): Promise<Server> {
+/** Does not wait for anything. `directory` is the crate's. */
+export function launchServer(directory: string, options: StartOptions = {}): Server {
   if (!existsSync(CLI)) throw new Error('these tests run what is compiled: npx tsc -b');
   const { args = [], port = 0 } = options;
   const child = spawn(process.execPath, [CLI, 'serve', '--json', '--port', String(port), ...args], {
@@ -63,11 +63,15 @@ export async function startServer(directory: string, options: StartOptions = {})
     env: { ...process.env, CARGO_TARGET_DIR: join(CACHE, 'target') },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
-  const server = new Server(directory, child);
+  return new Server(directory, child);
+}
+
+/** Resolves when the page can be opened. */
+export async function startServer(directory: string, options: StartOptions = {}): Promise<Server> {
+  const server = launchServer(directory, options);
   try {
-    const ready = await server.next((event) => event.event === 'ready' || event.event === 'failed', START_MS);
-    if (ready.event !== 'ready') throw new Error(`the first build failed: ${JSON.stringify(ready)}`);
-    server.url = ready.url;
+    const first = await server.next(({ event }) => event === 'ready' || event === 'failed', START_MS);
+    if (first.event !== 'ready') throw new Error(`the first build failed: ${JSON.stringify(first)}`);
     return server;
   } catch (error) {
     await server.kill();
@@ -76,14 +80,13 @@ export async function startServer(directory: string, options: StartOptions = {})
 }
 
 export class Server {
-  url = '';
   /** Everything reported so far, but for progress. */
   readonly events: Event[] = [];
   readonly #directory: string;
   readonly #child: ChildProcess;
   readonly #exited: Promise<void>;
-  /** Files as they were before the first edit. */
-  readonly #originals = new Map<string, string>();
+  /** Files as they were before the first edit; undefined when they were not there. */
+  readonly #originals = new Map<string, string | undefined>();
   readonly #waiting = new Set<() => void>();
   #stderr = '';
   #ended = false;
@@ -108,13 +111,29 @@ export class Server {
     });
   }
 
+  /** Of the page, once the server is ready. */
+  get url(): string {
+    const ready = this.events.find((event) => event.event === 'ready');
+    if (ready === undefined) throw this.#explain('the server is not ready');
+    return ready.url;
+  }
+
   get port(): number {
     return Number(new URL(this.url).port);
   }
 
   /** The first event from now on that `wanted` says yes to. Throws when the server ends, or takes too long. */
   next(wanted: (event: Event) => boolean, withinMs: number = EVENT_MS): Promise<Event> {
-    let from = this.events.length;
+    return this.#first(this.events.length, wanted, withinMs);
+  }
+
+  /** The first such event, which may have been reported already. */
+  first(wanted: (event: Event) => boolean): Promise<Event> {
+    return this.#first(0, wanted, EVENT_MS);
+  }
+
+  #first(start: number, wanted: (event: Event) => boolean, withinMs: number): Promise<Event> {
+    let from = start;
     return new Promise((found, fail) => {
       const look = (): void => {
         for (; from < this.events.length; from += 1) {
@@ -136,24 +155,33 @@ export class Server {
 
   /** Replaces what must be there, once, in a file of the crate; what the server says to that. */
   edit(path: string, from: string, to: string): Promise<Answer> {
+    return this.write({ [path]: this.edited(path, from, to) });
+  }
+
+  /** The file's text with one thing replaced. */
+  edited(path: string, from: string, to: string): string {
     const text = this.read(path);
     if (text.split(from).length !== 2) throw new Error(`expected \`${from}\` once in ${path}:\n${text}`);
-    return this.write({ [path]: text.replace(from, () => to) });
+    return text.replace(from, () => to);
   }
 
   /** Writes whole files, by path from the crate's folder. */
   write(files: Readonly<Record<string, string>>): Promise<Answer> {
-    const paths = Object.keys(files);
-    const answer = this.answer(paths);
-    for (const path of paths) this.save(path, files[path] ?? '');
+    const answer = this.answer(Object.keys(files));
+    for (const [path, text] of Object.entries(files)) this.save(path, text);
     return answer;
   }
 
   /** Takes back all edits. False when there was nothing to take back. */
   async restore(): Promise<boolean> {
-    const edited = [...this.#originals].filter(([path, text]) => this.read(path) !== text);
+    const edited = [...this.#originals].filter(([path, text]) => this.#find(path) !== text);
     if (edited.length === 0) return false;
-    const answer = await this.write(Object.fromEntries(edited));
+    const answered = this.answer(edited.map(([path]) => path));
+    for (const [path, text] of edited) {
+      if (text === undefined) rmSync(join(this.#directory, path));
+      else this.save(path, text);
+    }
+    const answer = await answered;
     if (answer.event === 'failed') throw this.#explain('the original does not compile');
     return true;
   }
@@ -172,11 +200,14 @@ export class Server {
     return readFileSync(join(this.#directory, path), 'utf8');
   }
 
-  /** As an editor does, and does not wait. */
+  /** As an editor does, and does not wait. The file may be new. */
   save(path: string, text: string): void {
-    if (!this.#originals.has(path)) this.#originals.set(path, this.read(path));
-    mkdirSync(dirname(join(this.#directory, path)), { recursive: true });
+    if (!this.#originals.has(path)) this.#originals.set(path, this.#find(path));
     writeFileSync(join(this.#directory, path), text);
+  }
+
+  #find(path: string): string | undefined {
+    return existsSync(join(this.#directory, path)) ? this.read(path) : undefined;
   }
 
   /** The way Ctrl-C ends it; its exit code. */

@@ -1,6 +1,7 @@
 // Several pages, pages that come and go, and servers that do: whoever is there runs the current code.
 import { expect, test } from 'vitest';
 import { plantGarden } from './garden.ts';
+import { launchServer } from './harness.ts';
 
 const LIB = 'src/lib.rs';
 
@@ -28,9 +29,9 @@ test('a reload after three patches runs the current code with fresh state; a sec
   await tab.expectUndisturbed();
 
   await tab.reload();
-  const joined = garden.server.next(({ event }) => event === 'client');
+  const joined = garden.server.next((event) => event.event === 'client' && event.state === 'joined');
   const second = await garden.open();
-  expect(await joined).toMatchObject({ state: 'joined', version: 3 });
+  expect(await joined).toMatchObject({ version: 3 });
   for (const each of [tab, second]) {
     expect(await each.click('look')).toBe('a second garden');
     expect(await each.click('count')).toBe('3 trees, best Some(9)');
@@ -64,7 +65,7 @@ test('a server that was killed and started again: the page finds it, and keeps i
   await tab.expectUndisturbed();
 
   await garden.start(port);
-  await garden.server.next((event) => event.event === 'client' && event.state === 'joined');
+  await garden.server.first((event) => event.event === 'client' && event.state === 'joined');
   await garden.swap(LIB, 'a quiet garden', 'a patient garden');
   expect(await tab.click('look')).toBe('a patient garden');
   await tab.expectUndisturbed();
@@ -77,4 +78,20 @@ test('a server that was killed and started again: the page finds it, and keeps i
   expect(await tab.click('water')).toBe('can 1, clicks 2, steps 2');
   await garden.swap(LIB, 'a patient garden', 'a garden at last');
   expect(await tab.click('look')).toBe('a garden at last');
+});
+
+test('a first build that fails is mended by an edit', async () => {
+  garden.server = launchServer(garden.directory);
+  const { server } = garden;
+  server.save(LIB, server.edited(LIB, '"a quiet garden".to_owned()', '5'));
+  const failed = await server.next(({ event }) => event === 'failed' || event === 'ready');
+  expect(failed).toMatchObject({ event: 'failed', diagnostics: [{ severity: 'error' }] });
+  const ready = server.next(({ event }) => event === 'ready');
+  server.save(LIB, server.edited(LIB, '    5\n', '    "a late garden".to_owned()\n'));
+  expect(await ready).toMatchObject({ version: 0 });
+  const tab = await garden.open();
+  expect(await tab.click('look')).toBe('a late garden');
+  await garden.swap(LIB, 'a late garden', 'a later garden');
+  expect(await tab.click('look')).toBe('a later garden');
+  await tab.expectUndisturbed();
 });

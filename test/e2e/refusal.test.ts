@@ -75,6 +75,17 @@ test('a trait that gains a method is refused, as objects with the old table live
   await tab.expectUndisturbed();
 });
 
+test('an exported function with other parameters is refused, as the glue in the page knows the old ones', async () => {
+  const tab = await garden.open();
+  expect(await garden.edit(LIB, 'baskets: u32', 'baskets: f64')).toEqual({
+    event: 'refused',
+    reason: "`harvest` takes or returns other types, and the page's scripts know the old ones",
+    remedy: 'reload',
+  });
+  expect(await tab.open.page.evaluate("garden.harvest('Ada', 3)")).toBe('Ada brings 3 baskets');
+  await tab.expectUndisturbed();
+});
+
 test('a feature switched on in Cargo.toml makes it another crate, which a reload brings', async () => {
   const tab = await garden.open();
   expect(await tab.click('season')).toBe('winter');

@@ -105,11 +105,25 @@ test('one edit of two crates', async () => {
   const tab = await garden.open();
   const { server } = garden;
   const answer = await server.write({
-    [PLANTS]: server.read(PLANTS).replace('{count} plants', '{count} sorts'),
-    [LIB]: server.read(LIB).replace('best {:?}', 'the best {:?}'),
+    [PLANTS]: server.edited(PLANTS, '{count} plants', '{count} sorts'),
+    [LIB]: server.edited(LIB, 'best {:?}', 'the best {:?}'),
   });
   expect(answer.event).toBe('patch');
   expect(await tab.click('count')).toBe('3 sorts, the best Some(9)');
+  await tab.expectUndisturbed();
+});
+
+test('a new module in a new file', async () => {
+  const tab = await garden.open();
+  const { server } = garden;
+  const answer = await server.write({
+    'src/pond.rs': 'pub fn fish() -> String {\n    "carp".to_owned()\n}\n',
+    [LIB]: server.read(LIB).replace('mod page;', 'mod page;\nmod pond;').replace(QUIET, 'pond::fish()'),
+  });
+  expect(answer.event).toBe('patch');
+  expect(await tab.click('look')).toBe('carp');
+  await garden.swap('src/pond.rs', 'carp', 'pike');
+  expect(await tab.click('look')).toBe('pike');
   await tab.expectUndisturbed();
 });
 
@@ -191,6 +205,23 @@ test('an exported function that the page calls', async () => {
   await tab.expectUndisturbed();
 });
 
+test('an object that was boxed before gets drop glue', async () => {
+  const tab = await garden.open();
+  await garden.swap(
+    LIB,
+    'struct Gnome;',
+    `struct Gnome;
+
+impl Drop for Gnome {
+    fn drop(&mut self) {
+        web_sys::console::error_1(&"the gnome is gone".into());
+    }
+}`,
+  );
+  expect(await tab.click('bed')).toBe('gnome 1, rose 4');
+  await tab.expectUndisturbed();
+});
+
 test('a table of constants', async () => {
   const tab = await garden.open();
   expect(await tab.click('price')).toBe('60');
@@ -226,14 +257,15 @@ test('A, B, and A again', async () => {
 test('ten edits, each made while the one before is being built, end in the last one', async () => {
   const tab = await garden.open();
   const { server } = garden;
+  const numbered = (number: string): string => original.replace('a quiet garden', `garden number ${number}`);
   const original = server.read(LIB);
   const from = server.events.length;
   for (let edit = 1; edit < 10; edit += 1) {
     const noticed = server.next(({ event }) => event === 'change');
-    server.save(LIB, original.replace('a quiet garden', `garden number ${edit}`));
+    server.save(LIB, numbered(String(edit)));
     await noticed;
   }
-  expect((await server.write({ [LIB]: original.replace('a quiet garden', 'garden number ten') })).event).toBe('patch');
+  expect((await server.write({ [LIB]: numbered('ten') })).event).toBe('patch');
   expect(await tab.click('look')).toBe('garden number ten');
   const patches = server.events.slice(from).filter(({ event }) => event === 'patch');
   expect(patches.length).toBeLessThan(10);
