@@ -46,7 +46,7 @@ export async function installBindgen(version: string, rust: Rust, progress: (tex
       const failed = await install(version, folder, rust, ['--locked'], progress);
       if (failed === undefined) return;
       const again = await install(version, folder, rust, [], progress);
-      if (again !== undefined) throw new DiagnosticError(...readCargoErrors(again));
+      if (again !== undefined) throw new DiagnosticError(...readCargoErrors(again, path));
     },
   );
 }

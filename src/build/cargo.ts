@@ -109,7 +109,7 @@ export async function runCargo(cargo: CargoRun, signal: AbortSignal): Promise<Ca
       onStderr: (line) => stderr.push(line),
     },
   );
-  if (status !== 0 && errors.length === 0) errors.push(...readCargoErrors(stderr.join('\n')));
+  if (status !== 0 && errors.length === 0) errors.push(...readCargoErrors(stderr.join('\n'), options.directory));
   if (status !== 0 && errors.length === 0)
     errors.push({ severity: 'error', text: `cargo ended with status ${status}` });
   return { succeeded: status === 0, module, errors, warnings, scripts };

@@ -1,5 +1,6 @@
 // In: what rustc and cargo say (JSON messages, text on stderr). Out: `Diagnostic`s, and the error that carries them.
 
+import { resolve } from 'node:path';
 import type { Diagnostic, Place } from '../model.ts';
 
 /** A user's mistake, thrown where no `BuildFailure` can be returned. It is printed without a stack. */
@@ -61,8 +62,11 @@ export function isSummary(message: RustcMessage): boolean {
   );
 }
 
-/** What cargo says on stderr when it fails before or beside the compiler: a broken manifest, a failed build script. */
-export function readCargoErrors(stderr: string): Diagnostic[] {
+/**
+ * What cargo says on stderr when it fails before or beside the compiler: a broken manifest, a failed build script. Paths
+ * in it are relative to the folder it ran in.
+ */
+export function readCargoErrors(stderr: string, directory: string): Diagnostic[] {
   const start = stderr.search(/^error/m);
   const text = (start < 0 ? stderr : stderr.slice(start)).trim();
   if (text === '') return [];
@@ -72,7 +76,9 @@ export function readCargoErrors(stderr: string): Diagnostic[] {
     {
       severity: 'error',
       text: first.replace(/^error:\s*/, ''),
-      ...(place && { place: { path: place[1] ?? '', line: Number(place[2]), column: Number(place[3]) } }),
+      ...(place && {
+        place: { path: resolve(directory, place[1] ?? ''), line: Number(place[2]), column: Number(place[3]) },
+      }),
       ...(rest.length > 0 && { notes: [rest.join('\n').trim()] }),
       rendered: `${text}\n`,
     },

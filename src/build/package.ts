@@ -117,7 +117,7 @@ async function readMetadata(options: CargoOptions, toolchain: Toolchain, signal?
         `There is no Cargo.toml in ${options.directory}, nor above it`,
         'Run hotslot in the folder of a crate, or make one by `cargo new --lib`.',
       );
-    throw new DiagnosticError(...readCargoErrors(stderr));
+    throw new DiagnosticError(...readCargoErrors(stderr, options.directory));
   }
   return JSON.parse(stdout) as Metadata;
 }

@@ -77,7 +77,7 @@ async function buildStd(rust: Rust, folder: string, progress: (text: string) => 
       },
     },
   );
-  if (status !== 0) throw new DiagnosticError(...readCargoErrors(errors.join('\n')));
+  if (status !== 0) throw new DiagnosticError(...readCargoErrors(errors.join('\n'), folder));
   const output = join(folder, 'target', TARGET, 'release/deps');
   return readdirSync(output)
     .filter((name) => name.endsWith('.rlib') && !name.startsWith('libempty'))

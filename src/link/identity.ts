@@ -44,7 +44,7 @@ function crateOf(objectName: string): string {
 }
 
 /**
- * A crate that cargo gave another hash, because of other features or dependencies: every name in it is new, also of what
+ * A crate that cargo gave another hash, because of other features, dependencies or flags: every name in it is new, also of what
  * is the same. Its statics would start anew beside the old ones, and only what is reached from outside would be new code.
  */
 export function crateRefusal(before: readonly ObjectFile[], after: readonly ObjectFile[]): Refusal | undefined {
@@ -54,7 +54,7 @@ export function crateRefusal(before: readonly ObjectFile[], after: readonly Obje
     // A library and a binary may have one name; they do not both change their hash while one of them keeps it.
     if (earlier === undefined || [...hashes].some((hash) => earlier.has(hash))) continue;
     return {
-      reason: `crate \`${crate}\` was compiled with other features or dependencies, so that nothing in it is known to be the same`,
+      reason: `crate \`${crate}\` was compiled with other features, dependencies or flags, and nothing in it is known to be the same`,
       remedy: 'reload',
     };
   }

@@ -91,7 +91,7 @@ test('a feature switched on in Cargo.toml makes it another crate, which a reload
   expect(await tab.click('season')).toBe('winter');
   expect(await garden.edit('Cargo.toml', 'default = []', 'default = ["bloom"]')).toMatchObject({
     event: 'refused',
-    reason: expect.stringContaining('crate `garden` was compiled with other features or dependencies'),
+    reason: expect.stringContaining('crate `garden` was compiled with other features, dependencies or flags'),
     remedy: 'reload',
   });
   expect(await tab.click('season')).toBe('winter');
@@ -146,6 +146,19 @@ test('an error in a dependency, and then its fix', async () => {
   });
   await garden.swap(path, '{cuont} plants', '{count} weeds');
   expect(await tab.click('count')).toBe('3 weeds, best Some(9)');
+  await tab.expectUndisturbed();
+});
+
+test('a broken Cargo.toml, an edit meanwhile, and then the fix', async () => {
+  const tab = await garden.open();
+  expect(await garden.edit('Cargo.toml', 'default = []', 'default = [')).toMatchObject({
+    event: 'failed',
+    diagnostics: [{ severity: 'error', place: { path: join(garden.directory, 'Cargo.toml') } }],
+  });
+  expect((await garden.edit(LIB, 'a quiet garden', 'a garden to be')).event).toBe('failed');
+  expect(await tab.click('look')).toBe('a quiet garden');
+  await garden.swap('Cargo.toml', 'default = [', 'default = []');
+  expect(await tab.click('look')).toBe('a garden to be');
   await tab.expectUndisturbed();
 });
 
