@@ -20,7 +20,9 @@ import { type Export, type Module, readModule, type Section, section, writeModul
 import { type LinkerMap, readMap } from './map.ts';
 import { type Entry, Program } from './program.ts';
 import { Unlinkable } from './target.ts';
-import { constantExpression } from './wasm.ts';
+import { constantExpression, EXTERNREF_STATICS_END } from './wasm.ts';
+
+const NUMBER: Signature = '()->(i32)';
 
 /** Table entries kept free for functions that patches add. An empty entry costs the page a pointer. */
 const FREE_SLOTS = 1 << 16;
@@ -60,12 +62,24 @@ export function openBase(image: Image, build: Build, version: number, identify: 
     if (name !== undefined) names.set(moved, name);
   }
 
+  // wasm-bindgen writes this number in place of each call that asks for it. Patches call: they get a function.
+  const externrefs = (section(module, 'table')?.tables ?? []).find(({ type }) => type === 'externref');
+  const numberType = (section(module, 'type')?.types ?? []).indexOf(NUMBER);
+  const extra = new Map<string, Entry>();
+  if (externrefs !== undefined && numberType >= 0) {
+    extra.set(EXTERNREF_STATICS_END, { slot: slotOf(slots.length), signature: NUMBER });
+    slots.push(functions.imported + bodies.length);
+    types.push(numberType);
+    // No locals; then the constant expression, which ends as a body does.
+    bodies.push(Uint8Array.of(0, ...constantExpression(externrefs.limits.minimum)));
+  }
+
   const rewritten = writeModule({
     name: module.name,
     sections: replace(module, {
       function: { kind: 'function', types },
       code: { kind: 'code', bodies },
-      table: resizedTable(module, table, slotOf(functions.all.length) + FREE_SLOTS),
+      table: resizedTable(module, table, slotOf(slots.length) + FREE_SLOTS),
       export: {
         kind: 'export',
         exports: [...(section(module, 'export')?.exports ?? []), ...ownExports(module, table.index)],
@@ -89,7 +103,7 @@ export function openBase(image: Image, build: Build, version: number, identify: 
 
   const arena = map.data.get(ARENA_SYMBOL);
   if (arena === undefined) throw new Unlinkable(`the linker's map has no ${ARENA_SYMBOL}`);
-  const entries = new Map<string, Entry>();
+  const entries = new Map<string, Entry>(extra);
   const ambiguous = new Set(map.ambiguous);
   for (const [index, { signature, name }] of functions.all.entries()) {
     if (name === undefined) continue;
@@ -109,7 +123,7 @@ export function openBase(image: Image, build: Build, version: number, identify: 
     ambiguous,
     map,
     initial: initialMemory(module),
-    free: { slot: slotOf(functions.all.length), address: arena.address, addressEnd: arena.address + arena.sizeBytes },
+    free: { slot: slotOf(slots.length), address: arena.address, addressEnd: arena.address + arena.sizeBytes },
     objects: build.objects,
   });
   return { module: rewritten, program };

@@ -38,9 +38,19 @@ export const wasmTarget: Target = {
   // https://github.com/wasm-bindgen/wasm-bindgen: an exported function `NAME_HASH` comes with a function that tells its
   // types; those of imported functions begin with `__wbg_`.
   describes: ({ name }) => /^__wbindgen_describe_(?!__wbg_)(.+)_[0-9a-f]{16}$/.exec(name)?.[1],
-  aliases: ({ name }) => [`${name} externref shim`, name],
+  aliases: ({ name, importName = '' }) => [`${name} externref shim`, name, ...(INTRINSICS.get(importName) ?? [])],
   emit,
 };
+
+/** How many entries of the table of JavaScript values are constants that every program shares. */
+export const EXTERNREF_STATICS_END = '__wbindgen_externref_statics_end';
+
+/** Imports that wasm-bindgen knows how to do in wasm, and the functions that do it. */
+const INTRINSICS: ReadonlyMap<string, readonly string[]> = new Map([
+  ['__wbindgen_object_drop_ref', ['__externref_table_dealloc']],
+  ['__wbindgen_object_clone_ref', ['__wbindgen_object_clone_ref']],
+  [EXTERNREF_STATICS_END, [EXTERNREF_STATICS_END]],
+]);
 
 const targetKinds: Readonly<Record<R.RelocationKind['target'], TargetKind>> = {
   function: 'function',

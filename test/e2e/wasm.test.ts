@@ -196,6 +196,25 @@ fn soon(text: String) {
   await tab.expectUndisturbed();
 });
 
+test('a JavaScript value cloned and dropped for the first time', async () => {
+  const tab = await garden.open();
+  await garden.swap(
+    LIB,
+    QUIET,
+    `let words: Vec<JsValue> = ["wet", "dry"].map(JsValue::from).to_vec();
+    let copies = words.clone();
+    drop(words);
+    let fixed = [JsValue::UNDEFINED.clone(), JsValue::NULL.clone()];
+    format!("{:?} {copies:?} {:?}", fixed, copies[1].clone())`,
+  );
+  const seen = '[JsValue(undefined), JsValue(null)] [JsValue("wet"), JsValue("dry")] JsValue("dry")';
+  expect(await tab.click('look')).toBe(seen);
+  expect(await tab.click('look')).toBe(seen);
+  await garden.swap(LIB, '["wet", "dry"]', '["old", "new"]');
+  expect(await tab.click('look')).toBe(seen.replace('wet', 'old').replaceAll('dry', 'new'));
+  await tab.expectUndisturbed();
+});
+
 test('an exported function that the page calls', async () => {
   const tab = await garden.open();
   const harvest = (): Promise<string> => tab.open.page.evaluate("garden.harvest('Ada', 3)");
