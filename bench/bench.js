@@ -27,7 +27,7 @@ import { EDITED_STEP, fileOfFunction, largeCrate } from './large.js';
 import { launchBrowser, serve, serveFolder } from './serve.js';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
-const FOLDER = join(ROOT, 'target/bench');
+const FOLDER = join(ROOT, '.cache/bench');
 const COPIES = ['live', 'floor', 'plain'];
 const FUNCTIONS = 10_000;
 const START_ROUNDS = 3;
@@ -132,17 +132,18 @@ async function measure(program, browser) {
   await live.close();
   await plain.close();
 
-  const result = Object.fromEntries(Object.entries(figures).map(([name, all]) => [name, median(all)]));
-  return program === large ? { ...result, functions: FUNCTIONS } : result;
+  if (program === large) add('functions', FUNCTIONS);
+  return Object.fromEntries(Object.entries(figures).map(([name, all]) => [name, hundredths(median(all))]));
 }
 
 async function openLive(program, folder, browser, nodeFlags) {
   const server = await serve(folder, { nodeFlags });
   const page = await browser.newPage();
   await page.goto(server.url);
+  await page.waitForFunction(() => globalThis.__hotslot !== undefined);
   return {
     async edit(edit) {
-      await arm(page, program, edit, 'hotslot:patch');
+      await arm(page, program, edit);
       await setTimeout(PAUSE_MS);
       const started = Date.now();
       apply(folder, edit);
@@ -153,9 +154,6 @@ async function openLive(program, folder, browser, nodeFlags) {
         live_ms: live,
         own_ms: live - answer.rustcMs,
         patch_bytes: answer.bytes,
-        link_ms: answer.linkMs,
-        apply_ms: answer.applyMs,
-        session_rustc_ms: answer.rustcMs,
       };
     },
     residentMb: server.residentMb,
@@ -166,21 +164,26 @@ async function openLive(program, folder, browser, nodeFlags) {
   };
 }
 
-/** `seen` in the page becomes the time at which it saw the edit: at once, or when `event` happens. */
-function arm(page, { name }, { expression, value }, event) {
-  return page.evaluate(
-    async ({ url, code, expected, on }) => {
-      const glue = await import(url);
-      const look = new Function('glue', `return ${code}`);
-      globalThis.seen = new Promise((resolve) => {
-        const check = () => look(glue) === expected && resolve(Date.now());
-        if (on === undefined) check();
-        else globalThis.addEventListener(on, check);
+/** `seen` in the page becomes a promise of the time at which it has the edit, looked for at every patch. */
+async function arm(page, { name }, { expression, value }) {
+  await page.evaluate(`import('/pkg/${name}.js').then((glue) => {
+    globalThis.seen = new Promise((resolve) => {
+      addEventListener('hotslot:patch', () => {
+        if (${expression} === ${JSON.stringify(value)}) resolve(Date.now());
       });
-      if (on === undefined) await globalThis.seen;
-    },
-    { url: `/pkg/${name}.js`, code: expression, expected: value, on: event },
-  );
+    });
+  })`);
+}
+
+/** The time at which a page that is being loaded has the edit: as soon as its program has started. */
+async function look(page, { name }, { expression, value }) {
+  // Starting the program has been done already, or is the same that the page does.
+  const [found, time] = await page.evaluate(`import('/pkg/${name}.js').then(async (glue) => {
+    await glue.default();
+    return [${expression}, Date.now()];
+  })`);
+  if (found !== value) throw new Error(`the rebuilt page gives ${found}, not ${value}`);
+  return time;
 }
 
 /** The call of rustc as hotslot's build records and repeats it. */
@@ -238,8 +241,7 @@ async function openPlain(program, folder, toolchain, browser) {
       apply(folder, edit);
       await build();
       await page.reload();
-      await arm(page, program, edit);
-      return (await page.evaluate(() => globalThis.seen)) - started;
+      return (await look(page, program, edit)) - started;
     },
     async close() {
       await page.close();
@@ -261,6 +263,11 @@ function median(values) {
   return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 }
 
+/** To hundredths: what is beyond them is noise. */
+function hundredths(value) {
+  return Math.round(value * 100) / 100;
+}
+
 function progress(text) {
   if (!options.json && process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}`);
 }
@@ -280,8 +287,19 @@ function table(results) {
     ['resident', ({ resident_mb: resident }) => (resident === undefined ? '' : `${resident.toFixed(0)} MB`)],
   ];
   const names = Object.keys(results);
-  const line = (label, cells) => [label.padEnd(22), ...cells.map((cell) => cell.padStart(14))].join('');
-  return [line('', names), ...rows.map(([label, cell]) => line(label, names.map((name) => cell(results[name]))))].join('\n');
+  return [
+    row('', names),
+    ...rows.map(([label, cell]) =>
+      row(
+        label,
+        names.map((name) => cell(results[name])),
+      ),
+    ),
+  ].join('\n');
+}
+
+function row(label, cells) {
+  return [label.padEnd(22), ...cells.map((cell) => cell.padStart(14))].join('');
 }
 
 function ms(value) {

@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { chromium } from 'playwright-core';
 import sirv from 'sirv';
@@ -22,28 +23,26 @@ export async function serve(directory, { nodeFlags = [], port = 0 } = {}) {
   });
   const exited = new Promise((resolve) => child.once('exit', resolve));
   const events = [];
-  let notify = () => {};
+  let notify;
   createInterface({ input: child.stdout }).on('line', (line) => {
     events.push(JSON.parse(line));
-    notify();
+    notify?.();
   });
 
   /** The next event for which `condition` holds; those before it are dropped. */
   async function next(condition) {
-    const late = AbortSignal.timeout(TIMEOUT_MS);
     const seen = [];
+    const ended = exited.then((code) => `hotslot ended with ${code}`);
+    const late = setTimeout(TIMEOUT_MS, 'hotslot did not answer', { ref: false });
     for (;;) {
       while (events.length > 0) {
         const event = events.shift();
         seen.push(event);
         if (condition(event)) return event;
       }
-      await new Promise((resolve, reject) => {
-        const fail = (why) => reject(new Error(`${why}; events: ${JSON.stringify(seen).slice(-4000)}`));
-        notify = resolve;
-        late.onabort = () => fail('hotslot did not answer');
-        void exited.then((code) => fail(`hotslot ended with ${code}`));
-      });
+      const arrived = new Promise((resolve) => (notify = resolve));
+      const failure = await Promise.race([arrived, ended, late]);
+      if (failure !== undefined) throw new Error(`${failure}; events: ${JSON.stringify(seen).slice(-4000)}`);
     }
   }
 

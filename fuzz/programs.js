@@ -14,7 +14,7 @@ import { generator, makeProgram } from './rust.js';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 /** One folder for all programs: cargo keeps the dependencies built. */
-const FOLDER = join(ROOT, 'target/programs');
+const FOLDER = join(ROOT, '.cache/programs');
 const ARGUMENTS = [0, 1, -7, 50_001, 2_147_483_647];
 
 const MANIFEST = `[package]
@@ -190,7 +190,7 @@ async function compareWithRebuild(browser, program, live) {
 
 function check(results) {
   for (const [name, all] of results)
-    for (const text of all) if (/^threw /.test(text)) throw new Error(`${name} ${text}`);
+    for (const text of all) if (text.startsWith('threw ')) throw new Error(`${name} ${text}`);
   return results;
 }
 
@@ -203,7 +203,8 @@ function compare(one, other, oneName, otherName) {
         : [`${name}, argument ${ARGUMENTS[index]}:\n  ${oneName} gives ${result}\n  ${otherName} gives ${expected}`];
     }),
   );
-  if (differences.length > 0) throw new Error(`${differences.length} results differ\n${differences.slice(0, 5).join('\n')}`);
+  if (differences.length > 0)
+    throw new Error(`${differences.length} results differ\n${differences.slice(0, 5).join('\n')}`);
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

@@ -326,10 +326,18 @@ ${v.override ? `\n    fn name(&self) -> String {\n        [${quote(v.t)}; ${v.n}
 
 // ------------------------------------------------------------------------------------------------------------ program
 
+/**
+ * @typedef {ReturnType<typeof makeValues>} Values
+ * @typedef {{ id: number, home: string, module: string, shape: string, values: Values, inline: string, extra?: string, returns: string, calls?: number }} Item
+ * @typedef {{ functions: Item[], notes: Record<string, number>, shared: Values }} State
+ */
+
 /** A program; `edit` changes it. `random` is a `generator`. */
 export function makeProgram(random, count = 24) {
   let nextId = 0;
+  /** @type {State} */
   let state = { functions: [], notes: {}, shared: makeValues(random) };
+  /** @type {State[]} */
   const history = [];
   for (let index = 0; index < count; index++) state.functions.push(makeFunction());
 
@@ -441,7 +449,8 @@ export function makeProgram(random, count = 24) {
     signature() {
       const target = pickFunction();
       target.extra = pick(EXTRA_TYPES);
-      if (random(3) === 0 && !SHAPES[target.shape].stateful) target.returns = target.returns === 'i64' ? 'String' : 'i64';
+      if (random(3) === 0 && !SHAPES[target.shape].stateful)
+        target.returns = target.returns === 'i64' ? 'String' : 'i64';
       return `signature of f${target.id}: ${target.extra}, ${target.returns}`;
     },
     inline() {
@@ -520,7 +529,11 @@ function render(state) {
       put(home, module, own.map((each) => renderFunction(state, each)).join('\n'));
     }
     const declared = modules.map((module) => `${home === 'app' ? '' : 'pub '}mod ${module};\n`).join('');
-    put(home, 'lib', `${declared}\n${DIGEST}\n${home === 'app' ? renderDispatcher(state) : renderShared(state.shared)}`);
+    put(
+      home,
+      'lib',
+      `${declared}\n${DIGEST}\n${home === 'app' ? renderDispatcher(state) : renderShared(state.shared)}`,
+    );
   }
   return files;
 }
