@@ -1,0 +1,244 @@
+// The tables in an ELF file's sections ↔ their entries: symbols, relocations, groups, notes, the dynamic section.
+// https://gabi.xinuos.com/elf/05-symtab.html, 06-reloc.html, 03-sheader.html#section-groups, 07-pheader.html#note-sections
+
+import type { Relocation } from '../model.ts';
+import { Reader, Writer } from './bytes.ts';
+import {
+  alignUp,
+  type Elf,
+  type ElfSection,
+  hex,
+  malformed,
+  readHalf,
+  readXword,
+  SHN_ABS,
+  SHN_COMMON,
+  SHN_LORESERVE,
+  SHN_UNDEF,
+  SHN_XINDEX,
+  SHT_RELA,
+  SHT_SYMTAB_SHNDX,
+  writeHalf,
+  writeXword,
+} from './elf.ts';
+import { StringTable } from './elfstrings.ts';
+
+const bindings = { local: 0, global: 1, weak: 2, unique: 10 } as const;
+const types = { none: 0, object: 1, function: 2, section: 3, file: 4, common: 5, tls: 6, ifunc: 10 } as const;
+const visibilities = ['default', 'internal', 'hidden', 'protected'] as const;
+const bindingOf = invert(bindings);
+const typeOf = invert(types);
+
+/** `unique`: one in the whole process (STB_GNU_UNIQUE). */
+export type ElfBinding = keyof typeof bindings;
+/** `ifunc`: its value is a function that finds the function, once, at start (STT_GNU_IFUNC). */
+export type ElfSymbolType = keyof typeof types;
+export type ElfVisibility = (typeof visibilities)[number];
+
+/** An entry of a symbol table. */
+export interface ElfSymbolEntry {
+  readonly name: string;
+  readonly binding: ElfBinding;
+  readonly type: ElfSymbolType;
+  readonly visibility: ElfVisibility;
+  /** Where it is defined: the section's index, or no section. */
+  readonly section: number | 'undefined' | 'absolute' | 'common';
+  /**
+   * In an object, the offset in the section; in an image, the address, or of a thread-local the offset in the TLS
+   * block; of a common symbol, its alignment.
+   */
+  readonly value: number;
+  readonly sizeBytes: number;
+  /** The bits of `st_other` beside the visibility, when there are any. */
+  readonly other?: number;
+}
+
+export const SYMBOL_SIZE = 24;
+export const RELA_SIZE = 24;
+export const REL_SIZE = 16;
+const GRP_COMDAT = 1;
+
+/** The symbols of that table (`SHT_SYMTAB` or `SHT_DYNSYM`), the null symbol included, so that indices hold. */
+export function readSymbols(elf: Elf, table: ElfSection): ElfSymbolEntry[] {
+  const reader = entriesOf(elf, table, SYMBOL_SIZE, 'a symbol table');
+  const strings = elf.sections[table.link];
+  if (strings === undefined) malformed(elf, table.offset, 'a table of names', `section ${table.link}`);
+  const names = new StringTable(strings, elf.name);
+  const long = longIndices(elf, table);
+  return Array.from({ length: table.bytes.length / SYMBOL_SIZE }, (_, index) => {
+    const start = reader.position;
+    const nameOffset = reader.u32le();
+    const info = reader.u8();
+    const other = reader.u8();
+    const number = readHalf(reader);
+    const value = readSxword(reader, 'the value of a symbol');
+    const sizeBytes = readXword(reader, 'the size of a symbol');
+    const binding = bindingOf.get(info >>> 4) ?? reader.fail('the binding of a symbol', `${info >>> 4}`, start + 4);
+    const type = typeOf.get(info & 15) ?? reader.fail('the type of a symbol', `${info & 15}`, start + 4);
+    const visibility = visibilities[other & 3] ?? 'default';
+    const name = names.at(nameOffset, 'the name of a symbol');
+    const section =
+      number === SHN_XINDEX
+        ? (long?.[index] ?? reader.fail('a table of long section indices', 'none', start + 6))
+        : (specialSections.get(number) ?? number);
+    if (
+      typeof section === 'number' &&
+      (section >= elf.sections.length || (number === section && number >= SHN_LORESERVE))
+    ) {
+      reader.fail('the section of a symbol', `section ${section}`, start + 6);
+    }
+    const entry = { name, binding, type, visibility, section, value, sizeBytes };
+    return other > 3 ? { ...entry, other: other & ~3 } : entry;
+  });
+}
+
+/**
+ * The bytes of a symbol table, and of its table of long section indices when one is needed. `nameOffset` says where the
+ * table of names has an entry's name.
+ */
+export function writeSymbols(
+  symbols: readonly ElfSymbolEntry[],
+  nameOffset: (symbol: ElfSymbolEntry) => number,
+): { bytes: Uint8Array; long?: Uint8Array } {
+  const writer = new Writer(SYMBOL_SIZE * symbols.length);
+  const long = new Writer(4 * symbols.length);
+  let needsLong = false;
+  for (const symbol of symbols) {
+    const { binding, type, visibility, section, value, sizeBytes, other = 0 } = symbol;
+    const isLong = typeof section === 'number' && section >= SHN_LORESERVE;
+    needsLong ||= isLong;
+    writer.u32le(nameOffset(symbol));
+    writer.u8((bindings[binding] << 4) | types[type]);
+    writer.u8(other | visibilities.indexOf(visibility));
+    writeHalf(writer, isLong ? SHN_XINDEX : typeof section === 'number' ? section : specialNumbers[section]);
+    writeXword(writer, value);
+    writeXword(writer, sizeBytes);
+    long.u32le(isLong ? section : 0);
+  }
+  return { bytes: writer.finish(), ...(needsLong && { long: long.finish() }) };
+}
+
+/**
+ * The relocations of a `SHT_RELA` or `SHT_REL` section as they stand: offsets count in the section it is for, or are
+ * addresses in an image; nobody has checked kinds and symbols. Those of `SHT_REL` have their addends in the field.
+ */
+export function readRelocationEntries(elf: Elf, section: ElfSection): Relocation[] {
+  const hasAddend = section.type === SHT_RELA;
+  const size = hasAddend ? RELA_SIZE : REL_SIZE;
+  const reader = entriesOf(elf, section, size, 'relocations');
+  return Array.from({ length: section.bytes.length / size }, () => {
+    const offset = readXword(reader, 'the offset of a relocation');
+    const kind = reader.u32le();
+    const symbol = reader.u32le();
+    return { offset, kind, symbol, addend: hasAddend ? readSxword(reader, 'an addend') : 0 };
+  });
+}
+
+/** The content of a `SHT_RELA` section. */
+export function writeRelocationEntries(relocations: readonly Relocation[]): Uint8Array<ArrayBuffer> {
+  const writer = new Writer(RELA_SIZE * relocations.length);
+  for (const { offset, kind, symbol, addend } of relocations) {
+    writeXword(writer, offset);
+    writer.u32le(kind);
+    writer.u32le(symbol);
+    writeXword(writer, addend);
+  }
+  return writer.finish();
+}
+
+/** Of several objects that bring a COMDAT group of one name, one wins with all its sections. */
+export interface ElfGroup {
+  readonly isComdat: boolean;
+  /** Indices of sections. */
+  readonly members: readonly number[];
+}
+
+/** The content of a `SHT_GROUP` section. The group's name is the symbol `info` of the table `link`. */
+export function readGroup(elf: Elf, section: ElfSection): ElfGroup {
+  const reader = entriesOf(elf, section, 4, 'a section group');
+  const flags = reader.u32le('the flags of a section group');
+  const members: number[] = [];
+  while (!reader.atEnd) {
+    const index = reader.u32le();
+    if (index === 0 || index >= elf.sections.length) {
+      reader.fail('a section of the group', `section ${index}`, reader.position - 4);
+    }
+    members.push(index);
+  }
+  return { isComdat: (flags & GRP_COMDAT) !== 0, members };
+}
+
+export interface ElfNote {
+  /** Of whom it is: `GNU`, `stapsdt`, … */
+  readonly name: string;
+  readonly type: number;
+  readonly descriptor: Uint8Array;
+}
+
+/** The content of a `SHT_NOTE` section or a `PT_NOTE` segment; `alignment` is the section's or the segment's. */
+export function readNotes(bytes: Uint8Array, file: string, origin: number, alignment: number): ElfNote[] {
+  const reader = new Reader(bytes, file, origin);
+  const notes: ElfNote[] = [];
+  const skipTo = (position: number): void => {
+    reader.position = Math.min(alignUp(position, alignment === 8 ? 8 : 4), bytes.length);
+  };
+  while (reader.remaining >= 12) {
+    const nameLength = reader.u32le();
+    const length = reader.u32le();
+    const type = reader.u32le();
+    const name = reader.utf8(nameLength, 'the name of a note').replace(/\0+$/, '');
+    skipTo(reader.position);
+    notes.push({ name, type, descriptor: reader.bytes(length, 'a note') });
+    skipTo(reader.position);
+  }
+  return notes;
+}
+
+/** The pairs of a `SHT_DYNAMIC` section, up to `DT_NULL`: tag and value, an address or an offset of a name. */
+export function readDynamic(elf: Elf, section: ElfSection): { readonly tag: number; readonly value: number }[] {
+  const reader = entriesOf(elf, section, 16, 'the dynamic section');
+  const entries: { tag: number; value: number }[] = [];
+  while (!reader.atEnd) {
+    const tag = readSxword(reader, 'a tag of the dynamic section');
+    const value = readSxword(reader, 'a value of the dynamic section');
+    if (tag === 0) break;
+    entries.push({ tag, value });
+  }
+  return entries;
+}
+
+const specialSections: ReadonlyMap<number, 'undefined' | 'absolute' | 'common'> = new Map([
+  [SHN_UNDEF, 'undefined'],
+  [SHN_ABS, 'absolute'],
+  [SHN_COMMON, 'common'],
+]);
+const specialNumbers = { undefined: SHN_UNDEF, absolute: SHN_ABS, common: SHN_COMMON } as const;
+
+/** A reader of a section that is nothing but entries of that size. */
+function entriesOf(elf: Elf, section: ElfSection, size: number, what: string): Reader {
+  const { bytes, offset } = section;
+  if (bytes.length % size !== 0) malformed(elf, offset, `${what}, each entry ${size} bytes`, `${bytes.length} bytes`);
+  return new Reader(bytes, elf.name, bytes.length === 0 ? 0 : offset);
+}
+
+/** Section indices of symbols whose own field is too small, by symbol. */
+function longIndices(elf: Elf, table: ElfSection): Uint32Array | undefined {
+  const index = elf.sections.indexOf(table);
+  const section = elf.sections.find(({ type, link }) => type === SHT_SYMTAB_SHNDX && link === index);
+  if (section === undefined) return undefined;
+  const reader = entriesOf(elf, section, 4, 'section indices');
+  return Uint32Array.from({ length: section.bytes.length / 4 }, () => reader.u32le());
+}
+
+/** Signed; in magnitude below 2^53. */
+function readSxword(reader: Reader, expected: string): number {
+  const start = reader.position;
+  const low = reader.u32le(expected);
+  const value = low + 2 ** 32 * (reader.u32le(expected) | 0);
+  if (!Number.isSafeInteger(value)) reader.fail(`${expected} below 2^53`, hex(value), start);
+  return value;
+}
+
+function invert<K extends string>(numbers: Readonly<Record<K, number>>): ReadonlyMap<number, K> {
+  return new Map(Object.entries<number>(numbers).map(([name, number]) => [number, name as K]));
+}
