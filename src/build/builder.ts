@@ -15,12 +15,13 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { basename, dirname, join, sep } from 'node:path';
 import type { Build, BuildFailure, Diagnostic, Edit, Event, Image } from '../model.ts';
 import { requireBindgen } from './bindgen.ts';
 import { isAlive } from './cache.ts';
 import { type Scripts, type Unit, readCaptures, readInputs, unitsOf, writeScripts } from './capture.ts';
-import { type BuildScript, type CargoRun, runCargo } from './cargo.ts';
+import { type BuildScript, type CargoRun, findWrapper, runCargo } from './cargo.ts';
 import { DiagnosticError } from './diagnostic.ts';
 import { bind, makeImage } from './image.ts';
 import { type CargoOptions, type Package, featureFlags, findPackage } from './package.ts';
@@ -60,8 +61,24 @@ export interface Builder {
 
 /** Throws a `DiagnosticError` when there is nothing to build, more than one thing, or a tool is missing. */
 export async function createBuilder(options: BuildOptions, toolchain: Toolchain): Promise<Builder> {
-  const found = await findPackage(options, toolchain);
-  return new CargoBuilder(options, toolchain, found, await requireBindgen(found.bindgen));
+  return new CargoBuilder(options, toolchain, await findProject(options, toolchain));
+}
+
+/** What cargo reads from manifests and configuration; an edit of those may change it. */
+interface Project {
+  readonly package: Package;
+  /** Path of wasm-bindgen. */
+  readonly bindgen: string;
+  /** The user's own wrapper around rustc. */
+  readonly wrapper: string;
+}
+
+async function findProject(options: CargoOptions, toolchain: Toolchain, signal?: AbortSignal): Promise<Project> {
+  const [found, wrapper] = await Promise.all([
+    findPackage(options, toolchain, signal),
+    findWrapper(options, toolchain),
+  ]);
+  return { package: found, bindgen: await requireBindgen(found.bindgen), wrapper };
 }
 
 /** In place of a unit's key: only cargo knows what to do. */
@@ -71,8 +88,7 @@ class CargoBuilder implements Builder {
   readonly #options: BuildOptions;
   readonly #toolchain: Toolchain;
   readonly #paths: Paths;
-  #package: Package;
-  #bindgen: string;
+  #project: Project;
 
   /** cargo has to run: at the start, and when what it was told may have changed. */
   #stale = true;
@@ -97,28 +113,33 @@ class CargoBuilder implements Builder {
   /** The run before, and what is left of it: the next one waits until nothing of them writes any more. */
   #previous: Promise<unknown> = Promise.resolve();
   #rest: Promise<unknown> = Promise.resolve();
+  readonly #clearing: Promise<unknown>;
   #watcher: Watcher | undefined;
   readonly #warned = new Set<string>();
   readonly #closing = new AbortController();
 
-  constructor(options: BuildOptions, toolchain: Toolchain, found: Package, bindgen: string) {
+  constructor(options: BuildOptions, toolchain: Toolchain, project: Project) {
     this.#options = options;
     this.#toolchain = toolchain;
-    this.#package = found;
-    this.#bindgen = bindgen;
-    this.#paths = preparePaths(options, found, toolchain);
+    this.#project = project;
+    this.#paths = preparePaths(options, project.package, toolchain);
+    // Hundreds of files each: beside the first build, not before it.
+    this.#clearing = Promise.all(this.#paths.leftovers.map((path) => rm(path, { recursive: true, force: true }))).catch(
+      (error: unknown) =>
+        options.report({ event: 'log', level: 'warn', text: `cannot remove old objects: ${String(error)}` }),
+    );
   }
 
   get name(): string {
-    return this.#package.crate;
+    return this.#project.package.crate;
   }
 
   get directory(): string {
-    return this.#package.directory;
+    return this.#project.package.directory;
   }
 
   get workspace(): string {
-    return this.#package.workspace;
+    return this.#project.package.workspace;
   }
 
   base(signal: AbortSignal): Promise<Build | BuildFailure> {
@@ -139,7 +160,12 @@ class CargoBuilder implements Builder {
   async image(build: Build, signal: AbortSignal): Promise<Image> {
     const linked = this.#links.get(build);
     if (!linked) throw new Error('expected a build of this builder that has not been released');
-    const run = { linker: this.#linker(), bindgen: this.#bindgen, name: this.name, arena: this.#options.arenaObject };
+    const run = {
+      linker: this.#linker(),
+      bindgen: this.#project.bindgen,
+      name: this.name,
+      arena: this.#options.arenaObject,
+    };
     this.#pinned.add(linked);
     return makeImage(linked, run, AbortSignal.any([signal, this.#closing.signal]));
   }
@@ -155,7 +181,7 @@ class CargoBuilder implements Builder {
       const result = await runCargo(
         {
           options: this.#options,
-          package: this.#package,
+          package: this.#project.package,
           toolchain: this.#toolchain,
           targetDirectory,
           capture: undefined,
@@ -166,12 +192,12 @@ class CargoBuilder implements Builder {
       this.#reportWarnings(result.warnings);
       if (!result.succeeded) throw new DiagnosticError(...result.errors);
       if (result.module === undefined) throw new Error(`cargo built ${this.name}, but named no wasm file`);
-      await bind({ bindgen: this.#bindgen, name: this.name }, result.module, directory, [], either);
+      await bind({ bindgen: this.#project.bindgen, name: this.name }, result.module, directory, [], either);
     });
   }
 
   async watch(onEdit: (edit: Edit) => void): Promise<() => Promise<void>> {
-    const watcher = await watch(this.#watched(), [this.#package.targetDirectory, this.#paths.target], onEdit);
+    const watcher = await watch(this.#watched(), [this.#project.package.targetDirectory, this.#paths.target], onEdit);
     this.#watcher = watcher;
     return () => watcher.close();
   }
@@ -181,6 +207,7 @@ class CargoBuilder implements Builder {
     await this.#watcher?.close();
     await this.#previous;
     await this.#rest;
+    await this.#clearing;
   }
 
   // ------------------------------------------------------------------------------------------------- what an edit touches
@@ -199,7 +226,7 @@ class CargoBuilder implements Builder {
   #isForCargo(path: string): boolean {
     if (path === join(this.workspace, 'Cargo.lock')) return readIfThere(path) !== this.#lock;
     if (cargoFiles(this.#options.directory, this.workspace).includes(path)) return true;
-    for (const { directory } of this.#package.editable)
+    for (const { directory } of this.#project.package.editable)
       // Files that mean something to cargo by their name alone, also when they appear.
       if (['Cargo.toml', 'build.rs', 'src/lib.rs', 'src/main.rs'].some((name) => path === join(directory, name)))
         if (basename(path) === 'Cargo.toml' || !this.#readers.has(path)) return true;
@@ -209,7 +236,7 @@ class CargoBuilder implements Builder {
   }
 
   #watched(): Watched {
-    const folders = this.#package.editable.map((each) => each.directory);
+    const folders = this.#project.package.editable.map((each) => each.directory);
     const named = this.#buildScripts.flatMap((each) => each.inputs ?? []);
     return {
       folders: [...folders, ...named.filter(isFolder)],
@@ -231,8 +258,7 @@ class CargoBuilder implements Builder {
     this.#dirty.clear();
     try {
       // Its manifest may have changed: features, dependencies, and with them wasm-bindgen's version.
-      if (this.#hasRun) this.#package = await findPackage(this.#options, this.#toolchain, signal);
-      this.#bindgen = await requireBindgen(this.#package.bindgen);
+      if (this.#hasRun) this.#project = await findProject(this.#options, this.#toolchain, signal);
     } catch (error) {
       if (!(error instanceof DiagnosticError)) throw error;
       return { kind: 'failed', diagnostics: error.diagnostics, rustcMs: performance.now() - started };
@@ -251,10 +277,10 @@ class CargoBuilder implements Builder {
     if (last === undefined) for (const unit of this.#captured()) rmSync(unit.module, { force: true });
     const cargo: CargoRun = {
       options: this.#options,
-      package: this.#package,
+      package: this.#project.package,
       toolchain: this.#toolchain,
       targetDirectory: target,
-      capture: { scripts: this.#paths.scripts, captures, store },
+      capture: { scripts: this.#paths.scripts, captures, store, wrapper: this.#project.wrapper },
       report: this.#options.report,
     };
     const result = await runCargo(cargo, signal);
@@ -268,7 +294,7 @@ class CargoBuilder implements Builder {
       return { kind: 'failed', diagnostics: result.errors, rustcMs };
     }
     const captured = readCaptures(captures);
-    const root = captured.find((unit) => isRoot(unit, this.#package));
+    const root = captured.find((unit) => isRoot(unit, this.#project.package));
     if (!root) throw new Error(`cargo built ${this.name}, but its call of rustc was not recorded in ${captures}`);
     this.#units = unitsOf(root, captured);
     this.#readInputs();
@@ -280,7 +306,7 @@ class CargoBuilder implements Builder {
 
   /** The target's captured calls, of earlier runs too. */
   #captured(): Unit[] {
-    return readCaptures(this.#paths.captures).filter((unit) => isRoot(unit, this.#package));
+    return readCaptures(this.#paths.captures).filter((unit) => isRoot(unit, this.#project.package));
   }
 
   // -------------------------------------------------------------------------------------------------------------- rustc
@@ -438,6 +464,8 @@ interface Paths {
   readonly links: string;
   /** A file that names the folder of the newest link. */
   readonly last: string;
+  /** Folders of links that nobody needs any more. */
+  readonly leftovers: readonly string[];
 }
 
 /** What was recorded persists between starts, for the same choice of package, features and profile. */
@@ -456,10 +484,10 @@ function preparePaths(options: BuildOptions, found: Package, toolchain: Toolchai
   if (readIfThere(join(own, 'choice')) !== session) rmSync(paths.last, { force: true });
   writeFileSync(join(own, 'choice'), session);
   const last = readIfThere(paths.last);
-  for (const name of readdirSync(paths.links))
-    if (!isAlive(Number(name.split('-')[0])) && !last?.startsWith(join(paths.links, name) + sep))
-      rmSync(join(paths.links, name), { recursive: true, force: true });
-  return { target, scripts: writeScripts(join(own, 'bin')), ...paths };
+  const leftovers = readdirSync(paths.links)
+    .filter((name) => !isAlive(Number(name.split('-')[0])) && !last?.startsWith(join(paths.links, name) + sep))
+    .map((name) => join(paths.links, name));
+  return { target, scripts: writeScripts(join(own, 'bin')), leftovers, ...paths };
 }
 
 /** Files outside of packages that cargo and rustup look for: in the workspace, in the folder, and above it. */

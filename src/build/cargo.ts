@@ -24,6 +24,8 @@ export interface Capture {
   /** Where the scripts put what they record. */
   readonly captures: string;
   readonly store: string;
+  /** A wrapper of the user's own around rustc; empty when there is none. */
+  readonly wrapper: string;
 }
 
 export interface CargoResult {
@@ -102,7 +104,7 @@ export async function runCargo(cargo: CargoRun, signal: AbortSignal): Promise<Ca
       env: {
         ...toolchain.environment,
         CARGO_TERM_PROGRESS_WHEN: 'never',
-        ...(cargo.capture ? await captureEnvironment(cargo, cargo.capture, profile) : {}),
+        ...(cargo.capture ? captureEnvironment(cargo, cargo.capture, profile) : {}),
       },
       signal,
       onStdout: read,
@@ -115,13 +117,13 @@ export async function runCargo(cargo: CargoRun, signal: AbortSignal): Promise<Ca
   return { succeeded: status === 0, module, errors, warnings, scripts };
 }
 
-async function captureEnvironment(cargo: CargoRun, capture: Capture, profile: string): Promise<Record<string, string>> {
+function captureEnvironment(cargo: CargoRun, capture: Capture, profile: string): Record<string, string> {
   return {
     // Link-time optimisation renames and merges what a patch must find; incremental is what makes an edit fast.
     [`CARGO_PROFILE_${profile.toUpperCase().replaceAll('-', '_')}_LTO`]: 'off',
     CARGO_INCREMENTAL: '1',
     RUSTC_WRAPPER: capture.scripts.wrapper,
-    HOTSLOT_WRAPPER: await findWrapper(cargo),
+    HOTSLOT_WRAPPER: capture.wrapper,
     HOTSLOT_LINKER: capture.scripts.linker,
     HOTSLOT_PACKAGES: `\n${cargo.package.editable.map((each) => each.directory).join('\n')}\n`,
     HOTSLOT_CAPTURES: capture.captures,
@@ -145,7 +147,7 @@ function readBuildScript(directory: string, output: string): BuildScript {
 }
 
 /** A wrapper of the user's own (sccache and the like), which ours calls. */
-async function findWrapper({ options, toolchain }: CargoRun): Promise<string> {
+export async function findWrapper(options: CargoOptions, toolchain: Toolchain): Promise<string> {
   const fromEnvironment = process.env['RUSTC_WRAPPER'] ?? process.env['CARGO_BUILD_RUSTC_WRAPPER'];
   if (fromEnvironment !== undefined) return fromEnvironment;
   // The merged configuration is an unstable command; only this question is asked with unstable features on.

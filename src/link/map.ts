@@ -26,6 +26,8 @@ export function readMap(text: string): LinkerMap {
   const ambiguous = new Set<string>();
   const segments = new Map<string, number>();
   const data = new Map<string, { address: number; sizeBytes: number }>();
+  // Chunks by the thousand come from the same few objects.
+  const objects = new Map<string, string>();
   let inCode = false;
   let inData = false;
   for (let start = 0; start < text.length;) {
@@ -42,7 +44,9 @@ export function readMap(text: string): LinkerMap {
       const chunk = text.slice(start + NAME + CHUNK, end);
       const split = chunk.lastIndexOf(':(');
       if (split >= 0) {
-        const object = objectName(chunk.slice(0, split));
+        const path = chunk.slice(0, split);
+        const object = objects.get(path) ?? objectName(path);
+        objects.set(path, object);
         const name = chunk.slice(split + 2, -1);
         if (inData) {
           segments.set(`${object}:${name}`, parseInt(text.slice(start, start + 8), 16));

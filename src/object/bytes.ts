@@ -137,12 +137,12 @@ export class Reader {
 /** Grows as needed; `finish` gives what was written. */
 export class Writer {
   #bytes: Uint8Array<ArrayBuffer>;
-  #view: DataView;
+  /** Of `#bytes`, once there was need of it: many a writer takes a few bytes only. */
+  #view: DataView | undefined;
   #length = 0;
 
   constructor(capacity = 256) {
     this.#bytes = new Uint8Array(capacity);
-    this.#view = new DataView(this.#bytes.buffer);
   }
 
   get length(): number {
@@ -156,32 +156,32 @@ export class Writer {
 
   u32le(value: number): void {
     const start = this.#reserve(4);
-    this.#view.setUint32(start, value, true);
+    this.#viewed().setUint32(start, value, true);
   }
 
   u32be(value: number): void {
     const start = this.#reserve(4);
-    this.#view.setUint32(start, value, false);
+    this.#viewed().setUint32(start, value, false);
   }
 
   u64le(value: bigint): void {
     const start = this.#reserve(8);
-    this.#view.setBigUint64(start, value, true);
+    this.#viewed().setBigUint64(start, value, true);
   }
 
   u64be(value: bigint): void {
     const start = this.#reserve(8);
-    this.#view.setBigUint64(start, value, false);
+    this.#viewed().setBigUint64(start, value, false);
   }
 
   f32(value: number): void {
     const start = this.#reserve(4);
-    this.#view.setFloat32(start, value, true);
+    this.#viewed().setFloat32(start, value, true);
   }
 
   f64(value: number): void {
     const start = this.#reserve(8);
-    this.#view.setFloat64(start, value, true);
+    this.#viewed().setFloat64(start, value, true);
   }
 
   bytes(bytes: ArrayLike<number>): void {
@@ -208,6 +208,10 @@ export class Writer {
     return this.#bytes.subarray(0, this.#length);
   }
 
+  #viewed(): DataView {
+    return (this.#view ??= new DataView(this.#bytes.buffer));
+  }
+
   #reserve(count: number): number {
     const start = this.#length;
     const length = start + count;
@@ -215,7 +219,7 @@ export class Writer {
       const grown = new Uint8Array(Math.max(length, this.#bytes.length * 2));
       grown.set(this.#bytes.subarray(0, start));
       this.#bytes = grown;
-      this.#view = new DataView(grown.buffer);
+      this.#view = undefined;
     }
     this.#length = length;
     return start;

@@ -2,7 +2,7 @@
 // `bigint` only for a true i64.
 // https://webassembly.github.io/spec/core/binary/values.html#integers
 
-import { type Reader, Writer } from './bytes.ts';
+import { encodeUtf8, type Reader, Writer } from './bytes.ts';
 
 /** u32: at most 5 bytes, padded forms included. */
 export function readU32(reader: Reader, expected = 'an unsigned 32-bit LEB128 number'): number {
@@ -118,10 +118,9 @@ export function writeVector<T>(writer: Writer, items: readonly T[], write: (writ
 }
 
 export function writeName(writer: Writer, name: string): void {
-  const text = new Writer(name.length * 3);
-  text.utf8(name);
+  const text = encodeUtf8(name);
   writeUnsigned(writer, text.length);
-  writer.bytes(text.finish());
+  writer.bytes(text);
 }
 
 export function encodeUnsigned(value: number | bigint, width?: number): Uint8Array<ArrayBuffer> {
