@@ -22,6 +22,9 @@ import { type Entry, Program } from './program.ts';
 import { Unlinkable } from './target.ts';
 import { constantExpression, EXTERNREF_STATICS_END } from './wasm.ts';
 
+/** Of an export `SYMBOL`, what wasm-bindgen learns its types from. */
+const DESCRIBE = '__wbindgen_describe_';
+
 const NUMBER: Signature = '()->(i32)';
 
 /** Table entries kept free for functions that patches add. An empty entry costs the page a pointer. */
@@ -48,12 +51,13 @@ export function openBase(image: Image, build: Build, version: number, identify: 
   const bodies = [...(section(module, 'code')?.bodies ?? [])];
   const types = [...(section(module, 'function')?.types ?? [])];
   const names = new Map(functions.names);
+  const parameters = (section(module, 'type')?.types ?? []).map(parameterCount);
   for (const index of stubbed.keys()) {
-    const { signature, type } = functions.all[index] ?? fail(`no function ${index}`);
+    const { type } = functions.all[index] ?? fail(`no function ${index}`);
     const moved = firstMoved + (bodies.length - (functions.all.length - functions.imported));
     const at = index - functions.imported;
     bodies.push(bodies[at] ?? fail(`function ${index} has no body`));
-    bodies[at] = stub(signature, type, slotOf(index), table.index);
+    bodies[at] = stub(parameters[type] ?? fail(`no type ${type}`), type, slotOf(index), table.index);
     types.push(type);
     slots[index] = moved;
     // The name goes with the body: it is what a stack trace shows.
@@ -165,10 +169,12 @@ function userFunctions(
   workspace: ReadonlySet<string>,
 ): Map<number, { symbol: string; object: string }> {
   const exported = new Map<string, string>();
-  for (const [symbol, object] of map.functions) {
+  for (const description of map.functions.keys()) {
+    if (!description.startsWith(DESCRIBE)) continue;
+    const symbol = description.slice(DESCRIBE.length);
     const name = /^(.+)_[0-9a-f]{16}$/.exec(symbol)?.[1];
-    if (name !== undefined && workspace.has(object) && map.functions.has(`__wbindgen_describe_${symbol}`))
-      exported.set(name, symbol);
+    const object = map.functions.get(symbol);
+    if (name !== undefined && object !== undefined && workspace.has(object)) exported.set(name, symbol);
   }
   const found = new Map<number, { symbol: string; object: string }>();
   for (const [index, { name }] of all.entries()) {
@@ -180,10 +186,9 @@ function userFunctions(
   return found;
 }
 
-function stub(signature: Signature, type: number, slot: number, table: number): Uint8Array {
+function stub(parameters: number, type: number, slot: number, table: number): Uint8Array {
   const writer = new Writer(16);
   writer.u8(0);
-  const parameters = parameterCount(signature);
   for (let index = 0; index < parameters; index++) {
     writer.u8(0x20);
     writeUnsigned(writer, index);
