@@ -55,13 +55,15 @@ export async function checkProgram(browser, { seed, steps, every = steps, log = 
   const program = makeProgram(random);
   prepare();
   write(program.files());
-  const server = await serve(FOLDER);
-  const page = await openPage(browser, server.url);
   const counts = new Counts();
   let patches = 0;
   let step = 0;
-  let edit = '';
+  let edit = 'the first build';
+  let server;
+  let page;
   try {
+    server = await serve(FOLDER);
+    page = await openPage(browser, server.url);
     check(await callAll(page, program, counts));
     for (step = 1; step <= steps; step++) {
       edit = program.edit();
@@ -81,8 +83,8 @@ export async function checkProgram(browser, { seed, steps, every = steps, log = 
   } catch (error) {
     throw new Error(`seed ${seed}, step ${step} (${edit}): ${error.message}`, { cause: error });
   } finally {
-    await page.close();
-    await server.close();
+    await page?.close();
+    await server?.close();
   }
   return patches;
 }
