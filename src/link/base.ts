@@ -129,8 +129,14 @@ export function openBase(image: Image, build: Build, version: number, identify: 
     initial: initialMemory(module),
     free: { slot: slotOf(slots.length), address: arena.address, addressEnd: arena.address + arena.sizeBytes },
     objects: build.objects,
+    hostConstants: hostConstants(image.glue),
   });
   return { module: rewritten, program };
+}
+
+/** The part of the glue that puts JavaScript constants into the table of values, where code finds them by index. */
+export function hostConstants(glue: string): string {
+  return /__wbindgen_init_externref_table[^}]*/.exec(glue)?.[0] ?? '';
 }
 
 interface Functions {

@@ -8,7 +8,7 @@ import type { Atom, Image, ObjectFile, Relocation, Signature, Symbol } from '../
 import { walkBody } from '../object/operators.ts';
 import * as R from '../object/relocations.ts';
 import { readModule, section } from '../object/wasm.ts';
-import { readFunctions } from './base.ts';
+import { hostConstants, readFunctions } from './base.ts';
 import type { Companion } from './link.ts';
 import { Unlinkable } from './target.ts';
 
@@ -59,7 +59,7 @@ export function openCompanion(image: Image): Companion {
   const exports = (section(module, 'export')?.exports ?? []).flatMap(({ name, kind, index }): [string, number][] =>
     kind === 'function' ? [[name, index]] : [],
   );
-  return { object, exports: new Map(exports) };
+  return { object, exports: new Map(exports), hostConstants: hostConstants(image.glue) };
 }
 
 function indirect(kind: 'table' | 'global' | 'tag', name: string): Symbol {

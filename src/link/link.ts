@@ -41,6 +41,8 @@ export interface Companion {
   readonly object: ObjectFile;
   /** Export name → index in `object.symbols`. */
   readonly exports: ReadonlyMap<string, number>;
+  /** As `Program.hostConstants`. */
+  readonly hostConstants: string;
 }
 
 export type Outcome =
@@ -86,7 +88,8 @@ class Link {
   readonly #data: PlannedData[] = [];
   readonly #imports: PlannedImport[] = [];
   readonly #imported = new Map<string, Entry>();
-  readonly #planned = new Set<Atom>();
+  /** Slots that have a body coming. Not atoms: LLVM merges equal functions, and then one body has several names. */
+  readonly #planned = new Set<number>();
   readonly #unresolved = new Set<string>();
   readonly #warnings: Diagnostic[] = [];
 
@@ -106,6 +109,7 @@ class Link {
     const { changes, pairs } = this.#comparison.changes(before, after);
     this.#followRenamedObjects(pairs);
     const refusal =
+      this.#checkHostConstants() ??
       crateRefusal(before, after) ??
       closureRefusal(before, after) ??
       this.#checkStatics(pairs) ??
@@ -203,6 +207,12 @@ class Link {
   }
 
   // -------------------------------------------------------------------------------------------------------- check
+
+  #checkHostConstants(): Refusal | undefined {
+    const constants = this.#companion?.hostConstants;
+    if (constants === undefined || constants === this.#program.hostConstants) return undefined;
+    return { reason: 'the JavaScript constants that the program starts with are others', remedy: 'reload' };
+  }
 
   #checkStatics(pairs: ReadonlyMap<Definition, Definition>): Refusal | undefined {
     for (const { symbol } of pairs.keys()) {
@@ -320,9 +330,9 @@ class Link {
 
   #planFunction(definition: Definition, entry: Entry): void {
     const source = this.#source(definition);
-    if (source === undefined || this.#planned.has(source.atom)) return;
+    if (source === undefined || this.#planned.has(entry.slot)) return;
     const { object, symbol, atom } = source;
-    this.#planned.add(atom);
+    this.#planned.add(entry.slot);
     this.#queue.push(() => {
       const relocations = this.#resolveAll(object, atom);
       this.#functions.push({

@@ -44,6 +44,7 @@ export interface ProgramStart {
   readonly initial: (address: number, sizeBytes: number) => Uint8Array;
   readonly free: FreeSpace;
   readonly objects: readonly ObjectSource[];
+  readonly hostConstants: string;
 }
 
 export class Program {
@@ -56,6 +57,8 @@ export class Program {
   /** Addresses of anonymous constants, by `Comparison.key`. */
   readonly constants: Map<string, readonly number[]> = new Map();
   readonly objects: Map<string, LinkedObject>;
+  /** What the host set up when the program started, which code names by position. Equal texts, equal constants. */
+  readonly hostConstants: string;
   version: number;
   free: FreeSpace;
 
@@ -67,6 +70,7 @@ export class Program {
     this.map = start.map;
     this.initial = start.initial;
     this.free = start.free;
+    this.hostConstants = start.hostConstants;
     this.data = new Map(start.map.data);
     this.objects = new Map(start.objects.map((source) => [source.name, { source, fromBase: true }]));
   }

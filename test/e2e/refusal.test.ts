@@ -86,6 +86,36 @@ test('an exported function with other parameters is refused, as the glue in the 
   await tab.expectUndisturbed();
 });
 
+test('a constant of JavaScript is refused, as code knows it by its place among those of the start', async () => {
+  const tab = await garden.open();
+  const answer = await garden.edit(
+    LIB,
+    `fn look() -> String {\n    ${QUIET}`,
+    `use web_sys::js_sys;
+
+#[wasm_bindgen]
+extern "C" {
+    #[wasm_bindgen(thread_local_v2, static_string)]
+    static PHRASE: js_sys::JsString = "a constant garden";
+}
+
+fn look() -> String {
+    PHRASE.with(|phrase| phrase.as_string().unwrap())`,
+  );
+  expect(answer).toEqual({
+    event: 'refused',
+    reason: 'the JavaScript constants that the program starts with are others',
+    remedy: 'reload',
+  });
+  await tab.expectUndisturbed();
+  await tab.reload();
+  expect(await tab.click('look')).toBe('a constant garden');
+  // The place of the first constant in the new program tells dropped values from it.
+  await garden.swap(LIB, 'phrase.as_string()', 'phrase.clone().as_string()');
+  expect(await tab.click('look')).toBe('a constant garden');
+  expect(await tab.click('look')).toBe('a constant garden');
+});
+
 test('a feature switched on in Cargo.toml makes it another crate, which a reload brings', async () => {
   const tab = await garden.open();
   expect(await tab.click('season')).toBe('winter');
