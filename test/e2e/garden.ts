@@ -3,7 +3,15 @@ import { join } from 'node:path';
 import type { Browser } from 'playwright-core';
 import { afterAll, afterEach, beforeAll, beforeEach, expect } from 'vitest';
 import { launchBrowser } from './browser.ts';
-import { type Answer, copyCrate, openPage, type OpenPage, type Server, startServer } from './harness.ts';
+import {
+  type Answer,
+  copyCrate,
+  openPage,
+  type OpenPage,
+  type Server,
+  startServer,
+  type StartOptions,
+} from './harness.ts';
 
 /** Every button of the page. */
 type Button = 'water' | 'bed' | 'look' | 'count' | 'price' | 'season' | 'motto';
@@ -53,13 +61,29 @@ export class Tab {
 }
 
 export class Garden {
-  server!: Server;
+  #server: Server | undefined;
   browser!: Browser;
   directory = '';
   readonly #tabs: Tab[] = [];
 
-  async start(port = 0): Promise<void> {
-    this.server = await startServer(this.directory, { port });
+  get server(): Server {
+    if (this.#server === undefined) throw new Error('expected a server that was started');
+    return this.#server;
+  }
+
+  /** The next `stop` ends it. */
+  set server(server: Server) {
+    this.#server = server;
+  }
+
+  async stop(): Promise<void> {
+    const server = this.#server;
+    this.#server = undefined;
+    if (server !== undefined) expect(await server.close()).toBe(130);
+  }
+
+  async start(options: StartOptions = {}): Promise<void> {
+    this.server = await startServer(this.directory, options);
   }
 
   async open(): Promise<Tab> {
@@ -92,7 +116,7 @@ export function plantGarden(server: 'shared' | 'own' = 'shared'): Garden {
   const copy = (): void => {
     garden.directory = join(copyCrate('test/fixtures/garden', 'garden'), 'app');
   };
-  const stop = async (): Promise<void> => expect(await garden.server.close()).toBe(130);
+  const stop = (): Promise<void> => garden.stop();
 
   beforeAll(async () => {
     garden.browser = await launchBrowser();

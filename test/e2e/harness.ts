@@ -3,10 +3,11 @@
 // Nothing here waits for time to pass: an edit resolves with the event that answered it.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import type { Browser, Page } from 'playwright-core';
+import { isAlive } from '../../src/build/cache.ts';
 import type { Event } from '../../src/model.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
@@ -26,9 +27,20 @@ export type Answer = Extract<Event, { event: 'patch' | 'unchanged' | 'refused' |
  */
 export function copyCrate(source: string, name: string): string {
   const target = join(CACHE, 'e2e', name);
+  claim(`${target}.pid`);
   mkdirSync(target, { recursive: true });
   mirror(join(ROOT, source), target);
   return target;
+}
+
+/** Two runs at once would edit the same files. The claim of a process that is gone counts for nothing. */
+function claim(path: string): void {
+  mkdirSync(dirname(path), { recursive: true });
+  const owner = existsSync(path) ? Number(readFileSync(path, 'utf8')) : process.pid;
+  if (owner !== process.pid && isAlive(owner)) {
+    throw new Error(`another run of the tests (process ${owner}) uses ${path.replace(/\.pid$/, '')}`);
+  }
+  writeFileSync(path, String(process.pid));
 }
 
 function mirror(from: string, to: string): void {
@@ -140,7 +152,10 @@ export class Server {
           const event = this.events[from];
           if (event !== undefined && wanted(event)) return end(() => found(event));
         }
-        if (this.#ended) end(() => fail(this.#explain('the server ended')));
+        if (this.#ended) {
+          const { exitCode, signalCode } = this.#child;
+          end(() => fail(this.#explain(`the server ended (${signalCode ?? exitCode})`)));
+        }
       };
       const end = (finish: () => void): void => {
         clearTimeout(timer);

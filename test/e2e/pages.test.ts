@@ -4,8 +4,24 @@ import { plantGarden } from './garden.ts';
 import { launchServer } from './harness.ts';
 
 const LIB = 'src/lib.rs';
+const PLANTS = '../plants/src/lib.rs';
 
 const garden = plantGarden('own');
+
+test('an optimised program', async () => {
+  await garden.start({ args: ['--release'] });
+  const tab = await garden.open();
+  await tab.expectUndisturbed();
+  await garden.swap(LIB, '"gnome".to_owned()', '"dwarf".to_owned()');
+  await garden.swap(PLANTS, 'each > best', 'each < best');
+  await garden.swap(LIB, 'a quiet garden', 'a fast garden');
+  expect(await tab.click('bed')).toBe('dwarf 1, rose 4');
+  expect(await tab.click('count')).toBe('3 plants, best Some(3)');
+  expect(await tab.click('look')).toBe('a fast garden');
+  await tab.expectUndisturbed();
+  await garden.swap(LIB, 'can.poured += 1;', 'can.poured += 10;');
+  expect(await tab.click('water')).toBe('can 12, clicks 6, steps 6');
+});
 
 test('two tabs, each with its own state', async () => {
   await garden.start();
@@ -23,7 +39,7 @@ test('a reload after three patches runs the current code with fresh state; a sec
   const tab = await garden.open();
   await tab.click('water');
   await garden.swap(LIB, 'a quiet garden', 'a first garden');
-  await garden.swap('../plants/src/lib.rs', '{count} plants', '{count} trees');
+  await garden.swap(PLANTS, '{count} plants', '{count} trees');
   expect((await garden.swap(LIB, 'a first garden', 'a second garden')).version).toBe(3);
   expect(await tab.click('look')).toBe('a second garden');
   await tab.expectUndisturbed();
@@ -64,7 +80,7 @@ test('a server that was killed and started again: the page finds it, and keeps i
   await garden.server.kill();
   await tab.expectUndisturbed();
 
-  await garden.start(port);
+  await garden.start({ port });
   await garden.server.first((event) => event.event === 'client' && event.state === 'joined');
   await garden.swap(LIB, 'a quiet garden', 'a patient garden');
   expect(await tab.click('look')).toBe('a patient garden');
@@ -72,7 +88,7 @@ test('a server that was killed and started again: the page finds it, and keeps i
 
   // The next server's base has the patch in it: another program, which the page loads by itself.
   await garden.server.kill();
-  await garden.start(port);
+  await garden.start({ port });
   await tab.reloaded();
   expect(await tab.click('look')).toBe('a patient garden');
   expect(await tab.click('water')).toBe('can 1, clicks 2, steps 2');
