@@ -61,6 +61,12 @@ export function chooseRust(rusts: readonly Rust[]): { rust: Rust; sysroot: strin
   return undefined;
 }
 
+/** As `chooseRust` of all; when the crate's own will do, the others are not even asked. */
+export async function findRust(directory: string): Promise<{ rust: Rust; sysroot: string | undefined } | undefined> {
+  const own = await probe(process.env['RUSTC'] ?? 'rustc', directory);
+  return (own && chooseRust([own])) ?? chooseRust(await findRusts(directory));
+}
+
 /** The toolchain's own linker, else one on PATH, the newest last-resort `wasm-ld-NN` included. */
 export function findLinker(rust: Rust): Linker | undefined {
   const generic = [join(rust.sysroot, 'lib/rustlib', rust.host, 'bin/rust-lld'), join(rust.sysroot, 'bin/rust-lld')];

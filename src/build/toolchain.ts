@@ -7,7 +7,7 @@ import { describeMissing, findBindgen, installBindgen } from './bindgen.ts';
 import { DiagnosticError } from './diagnostic.ts';
 import { type CargoOptions, TARGET, findPackage } from './package.ts';
 import { ask, run } from './process.ts';
-import { type Rust, type Toolchain, chooseRust, findLinker, findRusts, toolchainOf } from './rust.ts';
+import { type Rust, type Toolchain, chooseRust, findLinker, findRust, findRusts, toolchainOf } from './rust.ts';
 import { makeSysroot } from './sysroot.ts';
 
 /** One thing that has to be there: `found` says what it is, `missing` why it is not and what to type. */
@@ -80,7 +80,7 @@ export function findChromium(): string | undefined {
 }
 
 async function findToolchain(directory: string): Promise<Toolchain | undefined> {
-  const chosen = chooseRust(await findRusts(directory));
+  const chosen = await findRust(directory);
   const linker = chosen && findLinker(chosen.rust);
   return chosen && linker && toolchainOf(chosen.rust, chosen.sysroot, linker);
 }
