@@ -29,8 +29,8 @@ describe('v0 names', () => {
     ['_ZN4core3fmt9Formatter3pad17h0123456789abcdefE', 'core::fmt::Formatter::pad'],
     ['risky_0cd1cead3f0174fd', 'risky'],
     ['memcpy', 'memcpy'],
-  ])('%s', (symbol, text) => {
-    expect(readable(symbol)).toBe(text);
+  ])('%s', (symbol, path) => {
+    expect(readable(symbol)).toBe(path);
   });
 
   test('a default method and its override have one name, so that their vtables match', () => {
@@ -42,9 +42,12 @@ describe('v0 names', () => {
 
   test('whatever the text, an answer and no exception', () => {
     fc.assert(
-      fc.property(fc.string({ unit: fc.constantFrom(...'RNvCstXMYIKBEDLps_01239abcFTSQ'), maxLength: 60 }), (rest) => {
-        demangle(`_R${rest}`);
-      }),
+      fc.property(
+        fc.string({ unit: fc.constantFrom(...'RNvCstXMYIKBEDLps_01239abcFTSQ'.split('')), maxLength: 60 }),
+        (rest) => {
+          demangle(`_R${rest}`);
+        },
+      ),
     );
   });
 });
@@ -72,6 +75,19 @@ describe('the linker’s map', () => {
   test('names the owner of each function, and the functions that have several', () => {
     expect([...map.functions]).toEqual([['_RNvCs_3app4main', 'app.unit1']]);
     expect([...map.ambiguous]).toEqual(['twice']);
+  });
+
+  test('names the functions that were merged into one', () => {
+    const merged = readMap(
+      [
+        '       -    29fd9    8dfe4 CODE',
+        '       -    29fdb       18         deps/app.unit1.run1.rcgu.o:(first)',
+        '       -    29fdb       18                 first',
+        '       -    29fdb       18                 second',
+      ].join('\n'),
+    );
+    expect([...merged.merged]).toEqual([['second', 'first']]);
+    expect([...merged.functions.keys()]).toEqual(['first']);
   });
 
   test('names the address of constants by object and segment, of statics by name', () => {

@@ -19,7 +19,7 @@ export interface CargoRun {
   readonly report: (event: Event) => void;
 }
 
-export interface Capture {
+interface Capture {
   readonly scripts: Scripts;
   /** Where the scripts put what they record. */
   readonly captures: string;

@@ -35,9 +35,9 @@ interface RustcSpan {
 }
 
 /** Says where a path that rustc printed lies; rustc prints them relative to the folder it ran in. */
-type Resolve = (path: string) => string;
+type Locate = (path: string) => string;
 
-export function readDiagnostic(message: RustcMessage, resolve: Resolve): Diagnostic {
+export function readDiagnostic(message: RustcMessage, locate: Locate): Diagnostic {
   const primary = message.spans.find((span) => span.is_primary);
   const help = message.children.find((child) => child.level === 'help');
   const notes = message.children.filter((child) => child.level === 'note').map((child) => child.message);
@@ -45,7 +45,7 @@ export function readDiagnostic(message: RustcMessage, resolve: Resolve): Diagnos
     severity: severityOf(message.level),
     text: message.message,
     ...(message.code && { code: message.code.code }),
-    ...(primary && { place: placeOf(primary, resolve) }),
+    ...(primary && { place: placeOf(primary, locate) }),
     ...(notes.length > 0 && { notes }),
     ...(help && { hint: help.message }),
     ...(message.rendered !== null && { rendered: message.rendered }),
@@ -90,13 +90,13 @@ function severityOf(level: string): Diagnostic['severity'] {
   return level.startsWith('error') ? 'error' : 'note';
 }
 
-function placeOf(span: RustcSpan, resolve: Resolve): Place {
+function placeOf(span: RustcSpan, locate: Locate): Place {
   // An error inside a macro of another crate is better shown at the line of the user's that called it.
   let outer = span;
   while (outer.expansion && /^(\/rustc\/|<)/.test(outer.file_name)) outer = outer.expansion.span;
   const line = outer.text[0]?.text;
   return {
-    path: resolve(outer.file_name),
+    path: locate(outer.file_name),
     line: outer.line_start,
     column: outer.column_start,
     ...(line !== undefined && { lineText: line }),

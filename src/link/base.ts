@@ -120,11 +120,19 @@ export function openBase(image: Image, build: Build, version: number, identify: 
     if (user !== undefined && user.symbol !== name)
       entries.set(user.symbol, { slot: slotOf(index), signature, object: user.object });
   }
+  const merged = new Map<number, string[]>();
+  for (const [name, first] of map.merged) {
+    const entry = entries.get(first);
+    if (entry === undefined || entries.has(name) || ambiguous.has(name)) continue;
+    entries.set(name, entry);
+    if (entry.object !== undefined) merged.set(entry.slot, [...(merged.get(entry.slot) ?? [first]), name]);
+  }
   const program = new Program({
     base: identify(rewritten),
     version,
     functions: entries,
     ambiguous,
+    merged,
     map,
     initial: initialMemory(module),
     free: { slot: slotOf(slots.length), address: arena.address, addressEnd: arena.address + arena.sizeBytes },

@@ -117,7 +117,10 @@ class Link {
     if (refusal !== undefined) return { kind: 'refused', refusal };
     try {
       const roots = this.#roots(changes);
-      for (const { definition, entry } of roots) this.#planFunction(definition, entry);
+      for (const { definition, entry } of roots) {
+        this.#checkMerged(definition, entry);
+        this.#planFunction(definition, entry);
+      }
       const statics = this.#rewriteConstants(changes);
       this.#rewriteVtables(before, after);
       this.#drain();
@@ -267,6 +270,17 @@ class Link {
     return [...roots.values()].toReversed();
   }
 
+  /** One slot cannot hold two bodies: functions that were merged as equal have to be equal still. */
+  #checkMerged({ object, symbol, atom }: Definition, { slot }: Entry): void {
+    for (const name of this.#program.merged.get(slot) ?? []) {
+      const other = object.symbols.find((candidate) => candidate.name === name && candidate.atom !== undefined);
+      const definition = other && definitionOf(object, other);
+      if (definition === undefined || this.#comparison.same({ object, symbol, atom }, definition)) continue;
+      const reason = `\`${readable(symbol.name)}\` and \`${readable(name)}\` were equal, and the optimiser made them one function; now they differ`;
+      throw new Refused({ reason, remedy: 'reload' });
+    }
+  }
+
   /** Functions of the same object that name a symbol. */
   #callers(callee: Definition): Definition[] {
     const index = callee.object.symbols.indexOf(callee.symbol);
@@ -393,6 +407,7 @@ class Link {
     const fromCompanion = object === this.#companion?.object;
     if (fromCompanion && symbol.atom === undefined) return this.#import(symbol);
     for (const alias of this.#target.aliases(symbol)) {
+      if (this.#target.isOfOneBuild(alias)) continue;
       const entry =
         alias === symbol.name && !fromCompanion ? this.#draft.entry(object, symbol) : this.#draft.named(alias);
       if (entry !== undefined && entry.signature === symbol.signature) return entry;

@@ -11,6 +11,8 @@ export interface LinkerMap {
   /** Function symbol → name of the object that defines it. A name defined twice stands in `ambiguous` instead. */
   readonly functions: ReadonlyMap<string, string>;
   readonly ambiguous: ReadonlySet<string>;
+  /** Further names of a function: LLVM merges functions that are equal. Further name → the name it stands under. */
+  readonly merged: ReadonlyMap<string, string>;
   /** Address of an input segment, by `OBJECT:SEGMENT`. */
   readonly segments: ReadonlyMap<string, number>;
   /** Address of a named data symbol. */
@@ -24,12 +26,14 @@ const SYMBOL = 16;
 export function readMap(text: string): LinkerMap {
   const functions = new Map<string, string>();
   const ambiguous = new Set<string>();
+  const merged = new Map<string, string>();
   const segments = new Map<string, number>();
   const data = new Map<string, { address: number; sizeBytes: number }>();
   // Chunks by the thousand come from the same few objects.
   const objects = new Map<string, string>();
   let inCode = false;
   let inData = false;
+  let chunkName = '';
   for (let start = 0; start < text.length;) {
     let end = text.indexOf('\n', start);
     if (end < 0) end = text.length;
@@ -48,6 +52,7 @@ export function readMap(text: string): LinkerMap {
         const object = objects.get(path) ?? objectName(path);
         objects.set(path, object);
         const name = chunk.slice(split + 2, -1);
+        chunkName = name;
         if (inData) {
           segments.set(`${object}:${name}`, parseInt(text.slice(start, start + 8), 16));
         } else if (functions.has(name)) {
@@ -56,6 +61,12 @@ export function readMap(text: string): LinkerMap {
           functions.set(name, object);
         }
       }
+    } else if (indent === SYMBOL && inCode) {
+      const name = text.slice(start + NAME + SYMBOL, end);
+      if (name !== chunkName) {
+        if (merged.has(name)) ambiguous.add(name);
+        merged.set(name, chunkName);
+      }
     } else if (indent === SYMBOL && inData) {
       const address = parseInt(text.slice(start, start + 8), 16);
       const sizeBytes = parseInt(text.slice(start + 18, start + 27), 16);
@@ -63,8 +74,12 @@ export function readMap(text: string): LinkerMap {
     }
     start = end + 1;
   }
-  for (const name of ambiguous) functions.delete(name);
-  return { functions, ambiguous, segments, data };
+  for (const name of merged.keys()) if (functions.has(name)) ambiguous.add(name);
+  for (const name of ambiguous) {
+    functions.delete(name);
+    merged.delete(name);
+  }
+  return { functions, ambiguous, merged, segments, data };
 }
 
 /**

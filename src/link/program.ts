@@ -33,12 +33,16 @@ export interface FreeSpace {
   readonly addressEnd: number;
 }
 
+/** Slots that stand for several functions of the user's, equal when the base was compiled: the names of each. */
+export type MergedSlots = ReadonlyMap<number, readonly string[]>;
+
 export interface ProgramStart {
   readonly base: string;
   readonly version: number;
   readonly functions: Map<string, Entry>;
   /** Names that stand for several functions of the base, none of which has a slot. */
   readonly ambiguous: ReadonlySet<string>;
+  readonly merged: MergedSlots;
   readonly map: LinkerMap;
   /** The base's memory as it is before the program starts. */
   readonly initial: (address: number, sizeBytes: number) => Uint8Array;
@@ -50,6 +54,7 @@ export interface ProgramStart {
 export class Program {
   readonly base: string;
   readonly ambiguous: ReadonlySet<string>;
+  readonly merged: MergedSlots;
   readonly map: LinkerMap;
   readonly initial: (address: number, sizeBytes: number) => Uint8Array;
   readonly functions: Map<string, Entry>;
@@ -67,6 +72,7 @@ export class Program {
     this.version = start.version;
     this.functions = start.functions;
     this.ambiguous = start.ambiguous;
+    this.merged = start.merged;
     this.map = start.map;
     this.initial = start.initial;
     this.free = start.free;

@@ -58,6 +58,8 @@ export interface Target extends RelocationRules, VtableRules {
   readonly isHostFunction: (symbol: Symbol) => boolean;
   /** A function whose object code is not what runs, since a later tool replaces it (wasm-bindgen's casts). */
   readonly isReplaced: (object: ObjectFile, atom: Atom) => boolean;
+  /** A name that a tool numbers anew in every build: another build's function of this name is another function. */
+  readonly isOfOneBuild: (name: string) => boolean;
   /** Names under which the base may hold what code calls `symbol`, best first. */
   readonly aliases: (symbol: Symbol) => readonly string[];
   /** When a symbol describes a function that the host calls: that function's name there. */

@@ -34,6 +34,8 @@ export const wasmTarget: Target = {
       const { name, importName } = symbolAt(object, index);
       return name.includes('breaks_if_inlined') || (importName ?? name).startsWith('__wbindgen_describe');
     }),
+  // The generated casts of closures: `Closure(Closure { … shim_idx: 18 … }) -> Externref`.
+  isOfOneBuild: (name) => name.includes('shim_idx'),
   // A function that takes or gives JavaScript values keeps its i32 form under a second name once wasm-bindgen ran.
   // https://github.com/wasm-bindgen/wasm-bindgen: an exported function `NAME_HASH` comes with a function that tells its
   // types; those of imported functions begin with `__wbg_`.

@@ -75,7 +75,7 @@ export interface ElfSection {
   readonly bytes: Uint8Array;
 }
 
-export interface Gap {
+interface Gap {
   readonly offset: number;
   readonly bytes: Uint8Array;
 }
@@ -88,8 +88,6 @@ export const PT_LOAD = 1;
 export const PT_INTERP = 3;
 export const PT_NOTE = 4;
 export const PT_TLS = 7;
-export const PT_GNU_EH_FRAME = 0x6474e550;
-export const PT_GNU_RELRO = 0x6474e552;
 
 export const PF_X = 1;
 export const PF_W = 2;
@@ -101,11 +99,9 @@ export const SHT_SYMTAB = 2;
 export const SHT_STRTAB = 3;
 export const SHT_RELA = 4;
 export const SHT_DYNAMIC = 6;
-export const SHT_NOTE = 7;
 export const SHT_NOBITS = 8;
 export const SHT_REL = 9;
 export const SHT_DYNSYM = 11;
-export const SHT_INIT_ARRAY = 14;
 export const SHT_GROUP = 17;
 export const SHT_SYMTAB_SHNDX = 18;
 export const SHT_CREL = 0x40000014;
@@ -120,8 +116,6 @@ export const SHF_STRINGS = 0x20;
 export const SHF_INFO_LINK = 0x40;
 export const SHF_GROUP = 0x200;
 export const SHF_TLS = 0x400;
-export const SHF_COMPRESSED = 0x800;
-export const SHF_EXCLUDE = 0x80000000;
 
 /** Section indices from here on mean something else than a section. */
 export const SHN_LORESERVE = 0xff00;

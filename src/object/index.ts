@@ -9,3 +9,8 @@ export * from './relocations.ts';
 export { encodeSignature, formatSignature, parameterCount, parseSignature, type ValueType } from './signature.ts';
 export * from './symbols.ts';
 export * from './wasm.ts';
+export { type Elf, readElf, writeElf } from './elf.ts';
+export * from './elfimage.ts';
+export * from './elfobject.ts';
+export * from './elfwriter.ts';
+export * from './x86_64.ts';

@@ -1,12 +1,10 @@
 // A real Chromium for the tests: the system's, without a profile and without its own traffic.
-import { existsSync } from 'node:fs';
 import { type Browser, chromium } from 'playwright-core';
-
-const CANDIDATES = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'];
+import { findChromium } from '../../src/build/toolchain.ts';
 
 /** `CHROMIUM` in the environment names another executable. */
 export function launchBrowser(): Promise<Browser> {
-  const executablePath = process.env['CHROMIUM'] ?? CANDIDATES.find((path) => existsSync(path));
+  const executablePath = process.env['CHROMIUM'] ?? findChromium();
   if (executablePath === undefined) throw new Error('these tests need Chromium: apt-get install chromium');
   return chromium.launch({
     executablePath,
