@@ -339,16 +339,18 @@ export function makeProgram(random, count = 24) {
   let state = { functions: [], notes: {}, shared: makeValues(random) };
   /** @type {State[]} */
   const history = [];
-  for (let index = 0; index < count; index++) state.functions.push(makeFunction());
+  // Each shape at least once, when there is room.
+  for (let index = 0; index < count; index++) state.functions.push(makeFunction(Object.keys(SHAPES)[index]));
 
-  function makeFunction() {
-    const home = random(4) === 0 ? 'parts' : 'app';
+  /** @param {string} [shape] any, when not given */
+  function makeFunction(shape) {
+    const home = SHAPES[shape]?.crate ?? (random(4) === 0 ? 'parts' : 'app');
     const shapes = Object.keys(SHAPES).filter((name) => (SHAPES[name].crate ?? home) === home);
     const made = {
       id: nextId++,
       home,
       module: pick(MODULES[home]),
-      shape: pick(shapes),
+      shape: shape ?? pick(shapes),
       values: makeValues(random),
       inline: INLINE[random(8)] ?? '',
       extra: pick(EXTRA_TYPES),
