@@ -7,7 +7,7 @@ import { closureRefusal, crateRefusal, matchVtables, vtablesOf } from '../src/li
 import { demangle, readable } from '../src/link/mangle.ts';
 import { objectName, readMap } from '../src/link/map.ts';
 import { wasmTarget } from '../src/link/wasm.ts';
-import type { Atom, ObjectFile, Relocation, Symbol } from '../src/model.ts';
+import type { Atom, ObjectFile, Refusal, Relocation, Symbol } from '../src/model.ts';
 import { R_WASM_MEMORY_ADDR_SLEB, R_WASM_TABLE_INDEX_I32 } from '../src/object/relocations.ts';
 
 describe('v0 names', () => {
@@ -140,18 +140,31 @@ describe('changes', () => {
 });
 
 describe('identity', () => {
-  const closure = (index: string): Part => code(`_RNCNvCsfqzDjq4GkVC_3app4main${index}B3_`, [0x0b], []);
+  const closure = (index: string, body = 0x0b): Part =>
+    code(`_RNCNvCsfqzDjq4GkVC_3app4main${index}B3_`, [body, 0x0b], []);
+  const refusalOf = (before: readonly ObjectFile[], after: readonly ObjectFile[]): Refusal | undefined => {
+    const comparison = new Comparison(wasmTarget);
+    return closureRefusal(before, after, (a, b) => comparison.same(a, b));
+  };
   const named = (parts: readonly Part[]): ObjectFile => ({ ...object(parts), name: 'app.unit1' });
 
   test('a function that gains a closure is refused by its name', () => {
-    const refusal = closureRefusal([named([closure('0')])], [named([closure('0'), closure('s_0')])]);
+    const refusal = refusalOf([named([closure('0')])], [named([closure('0'), closure('s_0')])]);
     expect(refusal?.reason).toContain('`app::main` has 2 closures where the running program has 1 closure');
   });
 
+  test('two closures that changed places are refused, and edited ones are not', () => {
+    const before = named([closure('0', 1), closure('s_0', 2)]);
+    const refusal = refusalOf([before], [named([closure('0', 2), closure('s_0', 1)])]);
+    expect(refusal?.reason).toContain('`app::main` has its closures in another order');
+    expect(refusalOf([before], [named([closure('0', 3), closure('s_0', 2)])])).toBeUndefined();
+    expect(refusalOf([before], [named([closure('0', 2), closure('s_0', 2)])])).toBeUndefined();
+  });
+
   test('a new function may bring closures, and other crates’ closures are not ours to judge', () => {
-    expect(closureRefusal([named([])], [named([closure('0')])])).toBeUndefined();
+    expect(refusalOf([named([])], [named([closure('0')])])).toBeUndefined();
     const elsewhere = (parts: readonly Part[]): ObjectFile => ({ ...object(parts), name: 'other.unit1' });
-    expect(closureRefusal([elsewhere([closure('0')])], [elsewhere([closure('0'), closure('s_0')])])).toBeUndefined();
+    expect(refusalOf([elsewhere([closure('0')])], [elsewhere([closure('0'), closure('s_0')])])).toBeUndefined();
   });
 
   test('a crate with another hash is refused; one that shares its name with another is not', () => {

@@ -5,7 +5,7 @@
 // thing is refused.
 
 import type { Atom, ObjectFile, Refusal } from '../model.ts';
-import { definitionOf, isAnonymous, symbolAt } from './diff.ts';
+import { type Definition, definitionOf, isAnonymous, symbolAt } from './diff.ts';
 import { demangle, readable } from './mangle.ts';
 
 /**
@@ -18,17 +18,29 @@ export function namesToTell(changed: readonly { readonly name: string; readonly 
   return [...new Set((own.length > 0 ? own : changed).map(({ name }) => readable(name)))];
 }
 
+/** What objects hold of one function's closures, by their numbers. */
+interface Closures {
+  /** All that any symbol mentions. */
+  readonly numbers: Set<number>;
+  /** Those whose own code is there; a generic function has one for each instance. */
+  readonly bodies: Map<number, Definition[]>;
+}
+
 /** Closures of each function of the given crates, by the function's path. */
-function closuresIn(objects: readonly ObjectFile[], crates: ReadonlySet<string>): Map<string, Set<number>> {
-  const found = new Map<string, Set<number>>();
+function closuresIn(objects: readonly ObjectFile[], crates: ReadonlySet<string>): Map<string, Closures> {
+  const found = new Map<string, Closures>();
   for (const object of objects) {
     for (const symbol of object.symbols) {
-      if (symbol.kind !== 'function' || symbol.atom === undefined) continue;
-      for (const closure of demangle(symbol.name)?.closures ?? []) {
-        if (!crates.has(closure.crate)) continue;
-        const parent = found.get(closure.parent);
-        if (parent === undefined) found.set(closure.parent, new Set([closure.index]));
-        else parent.add(closure.index);
+      const definition = symbol.kind === 'function' ? definitionOf(object, symbol) : undefined;
+      const name = definition && demangle(symbol.name);
+      if (name === undefined) continue;
+      for (const { crate, parent, index } of name.closures) {
+        if (!crates.has(crate)) continue;
+        const closures = found.get(parent) ?? { numbers: new Set(), bodies: new Map() };
+        found.set(parent, closures);
+        closures.numbers.add(index);
+        const isBody = name.text.endsWith(`::{closure#${index}}`) && name.closures.at(-1)?.parent === parent;
+        if (isBody) closures.bodies.set(index, [...(closures.bodies.get(index) ?? []), definition]);
       }
     }
   }
@@ -77,22 +89,40 @@ function crateHashes(objects: readonly ObjectFile[]): Map<string, Set<string>> {
 }
 
 /**
- * A function that gained or lost closures: those behind it in the source carry other numbers now, and closures that
- * already exist would run another's body. Refused until closures are matched by what they capture.
+ * A function whose closures carry other numbers now: one came or went, and those behind it in the source moved up or
+ * down, or two changed places. A closure that already exists would run another's body on its own captures. Refused until
+ * closures are matched by what they capture; of two that changed places and were edited too, nothing shows it yet.
  */
-export function closureRefusal(before: readonly ObjectFile[], after: readonly ObjectFile[]): Refusal | undefined {
+export function closureRefusal(
+  before: readonly ObjectFile[],
+  after: readonly ObjectFile[],
+  same: (a: Definition, b: Definition) => boolean,
+): Refusal | undefined {
   const crates = new Set([...before, ...after].map((object) => crateOf(object.name)));
   const old = closuresIn(before, crates);
-  const now = closuresIn(after, crates);
-  for (const [parent, indices] of now) {
+  for (const [parent, now] of closuresIn(after, crates)) {
     const earlier = old.get(parent);
-    if (earlier === undefined || earlier.size === indices.size) continue;
-    return {
-      reason: `\`${parent}\` has ${count(indices.size)} where the running program has ${count(earlier.size)}; the closures already created would run the wrong code`,
-      remedy: 'reload',
-    };
+    if (earlier === undefined) continue;
+    const what =
+      earlier.numbers.size !== now.numbers.size
+        ? `has ${count(now.numbers.size)} where the running program has ${count(earlier.numbers.size)}`
+        : [...now.numbers].some((number) => !earlier.numbers.has(number)) || changedPlaces(earlier, now, same)
+          ? 'has its closures in another order'
+          : undefined;
+    if (what === undefined) continue;
+    return { reason: `\`${parent}\` ${what}; the closures already created would run the wrong code`, remedy: 'reload' };
   }
   return undefined;
+}
+
+/** The code that one number had is now another's, and no longer its own. */
+function changedPlaces(earlier: Closures, now: Closures, same: (a: Definition, b: Definition) => boolean): boolean {
+  const holds = (number: number, body: Definition): boolean =>
+    (earlier.bodies.get(number) ?? []).some((old) => same(old, body));
+  const changed = [...now.bodies].filter(([number, bodies]) => !bodies.some((body) => holds(number, body)));
+  return changed.some(([number, bodies]) =>
+    changed.some(([other]) => other !== number && bodies.some((body) => holds(other, body))),
+  );
 }
 
 function count(closures: number): string {

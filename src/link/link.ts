@@ -111,7 +111,7 @@ class Link {
     const refusal =
       this.#checkHostConstants() ??
       crateRefusal(before, after) ??
-      closureRefusal(before, after) ??
+      closureRefusal(before, after, (a, b) => this.#comparison.same(a, b)) ??
       this.#checkStatics(pairs) ??
       this.#checkExports(changes);
     if (refusal !== undefined) return { kind: 'refused', refusal };
