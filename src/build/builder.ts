@@ -353,11 +353,19 @@ class CargoBuilder implements Builder {
         for (const path of unit.outputs) outputs.get(path)?.open(succeeded);
       }
     };
-    const all = Promise.all(units.map(build));
+    // Settled as a whole: one that was killed must not leave another writing.
+    const all = Promise.allSettled(units.map(build)).then((ends) =>
+      ends.map((end) => {
+        if (end.status === 'rejected') throw end.reason;
+        return end.value;
+      }),
+    );
     this.#rest = all.catch(() => undefined);
     const isLinked = await Promise.race([linked.opened, all.then(() => false)]);
     signal.removeEventListener('abort', abort);
     const rustcMs = performance.now() - started;
+    // Both can happen at once: the word that all is linked was on its way when rustc was killed.
+    if (isLinked && untilLinked.signal.aborted) await all;
     if (isLinked) {
       this.#rest = all.then((results) => this.#expectSuccess(results));
       return this.#finish(join(store, basename(root.module)), rustcMs);
