@@ -1,0 +1,30 @@
+//! Messages of hotslot on a Unix socket in; new code in the running program out.
+//!
+//! The user's own rustc compiles this crate to one object (`--crate-type lib --emit obj -C panic=abort -C opt-level=2 -C
+//! codegen-units=1`), which is linked into the program. It needs libc, and `__hotslot_slots_start` and
+//! `__hotslot_slots_end` from the object with the stubs; nothing of core or std, so any order on the link line will do.
+//! Nothing here allocates from the program's heap or panics.
+//!
+//! Without `HOTSLOT_SOCKET` in the environment no thread, no mapping and no file descriptor is made. With it, a program
+//! that this one starts inherits the variable and, if it has an agent too, says hello for itself.
+#![no_std]
+
+mod arena;
+mod patch;
+mod program;
+mod sys;
+mod thread;
+mod unwind;
+mod wire;
+
+/// Run by the loader before `main`.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static START: extern "C" fn() = start;
+
+extern "C" fn start() {
+    let Some(path) = sys::environment(c"HOTSLOT_SOCKET") else { return };
+    if let Err(reason) = thread::start(path) {
+        sys::complain(&reason);
+    }
+}
