@@ -353,6 +353,26 @@ fn malformed_messages_close_the_connection_and_nothing_else() {
 }
 
 #[test]
+fn the_pool_for_thread_locals_is_memory_of_the_thread() {
+    for path in [&built().program, &built().fixed] {
+        let listener = Listener::new();
+        let (mut program, mut connection) = listener.start(path);
+        let hello = connection.hello().clone();
+        // `inc dword ptr fs:[offset]; mov eax, fs:[offset]; ret`, at both ends of the pool.
+        for (version, start) in [(1, 0), (2, i64::from(hello.pool_size) - 4)] {
+            let offset = i32::try_from(hello.pool_offset + start).unwrap().to_le_bytes();
+            let code = [&[0x64, 0xff, 0x04, 0x25][..], &offset, &[0x64, 0x8b, 0x04, 0x25], &offset, &[0xc3]].concat();
+            let mut patch = answers(&hello, version, u64::from(version), 0);
+            patch.segments[0].1 = code.len() as u64;
+            patch.segments[0].3 = code;
+            apply(&mut connection, &patch);
+            assert_eq!(["1", "2"], [program.ask("answer"), program.ask("answer")].each_ref().map(String::as_str));
+        }
+        assert!(program.finish());
+    }
+}
+
+#[test]
 fn no_memory_is_ever_writable_and_executable() {
     let listener = Listener::new();
     let (mut program, mut connection) = listener.start(&built().program);
