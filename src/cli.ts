@@ -34,6 +34,8 @@ async function main(args: readonly string[]): Promise<number> {
     case 'doctor':
       return doctor(command.settings);
     default: {
+      // Loaded while cargo answers: both take a while.
+      void import('./session.ts');
       const settings = merge(command.settings, await packageSettings(command.settings));
       return command.kind === 'build' ? build(settings) : serve(settings);
     }

@@ -105,9 +105,11 @@ class RunningSession implements Session {
       report,
       onReloadRequest: () => this.#enqueue(() => this.#bringUpToDate()),
     });
-    // Watching begins before the first build, so that no edit made during it is lost.
-    this.#stopWatching = await this.#builder.watch((edit) => this.#noticeEdit(edit));
-    await this.#enqueue(() => this.#firstBuild());
+    // Watching begins with the first build, long before rustc reads anything, so that no edit made during it is lost.
+    const watching = this.#builder.watch((edit) => this.#noticeEdit(edit));
+    const built = this.#enqueue(() => this.#firstBuild());
+    this.#stopWatching = await watching;
+    await built;
   }
 
   async close(): Promise<void> {

@@ -11,7 +11,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   model: [],
   object: ['model'],
   link: ['object', 'model'],
-  build: ['model'],
+  build: ['object', 'model'],
   client: [],
   deliver: ['client/protocol', 'model'],
   session: ['build', 'deliver', 'link', 'object', 'client/protocol', 'model'],

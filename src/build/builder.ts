@@ -11,6 +11,7 @@ import {
   mkdtempSync,
   readFileSync,
   readdirSync,
+  renameSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -164,10 +165,22 @@ class CargoBuilder implements Builder {
       linker: this.#linker(),
       bindgen: this.#project.bindgen,
       name: this.name,
-      arena: this.#options.arenaObject,
+      extra: this.#arena(),
     };
     this.#pinned.add(linked);
     return makeImage(linked, run, AbortSignal.any([signal, this.#closing.signal]));
+  }
+
+  /** The arena's object, written once: it holds megabytes of zeros. */
+  #arena(): string[] {
+    const { arenaObject } = this.#options;
+    if (arenaObject === undefined) return [];
+    const path = join(dirname(this.#paths.captures), `arena-${arenaObject.length}.o`);
+    if (!existsSync(path)) {
+      writeFileSync(`${path}.${process.pid}`, arenaObject);
+      renameSync(`${path}.${process.pid}`, path);
+    }
+    return [path];
   }
 
   release(build: Build): void {

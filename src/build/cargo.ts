@@ -108,7 +108,11 @@ export async function runCargo(cargo: CargoRun, signal: AbortSignal): Promise<Ca
       },
       signal,
       onStdout: read,
-      onStderr: (line) => stderr.push(line),
+      onStderr: (line) => {
+        stderr.push(line);
+        // Another cargo is at work in the same folder: people have to know what they are waiting for.
+        if (/^\s*Blocking /.test(line)) report({ event: 'log', level: 'info', text: `cargo: ${line.trim()}` });
+      },
     },
   );
   if (status !== 0 && errors.length === 0) errors.push(...readCargoErrors(stderr.join('\n'), options.directory));

@@ -1,6 +1,6 @@
 // In: a link that rustc asked for. Out: the linked and bound program: the real linker, then wasm-bindgen.
 
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Image } from '../model.ts';
@@ -15,8 +15,8 @@ export interface ImageRun {
   readonly bindgen: string;
   /** Of the output. */
   readonly name: string;
-  /** A relocatable object to link in besides what rustc named. */
-  readonly arena: Uint8Array | undefined;
+  /** Objects to link in besides what rustc named. */
+  readonly extra: readonly string[];
 }
 
 export async function makeImage(linked: Linked, options: ImageRun, signal: AbortSignal): Promise<Image> {
@@ -25,15 +25,9 @@ export async function makeImage(linked: Linked, options: ImageRun, signal: Abort
   mkdirSync(directory, { recursive: true });
   const module = join(linked.folder.path, `${name}.wasm`);
   const map = join(linked.folder.path, `${name}.map`);
-  const extra: string[] = [];
-  if (options.arena) {
-    const arena = join(linked.folder.path, 'arena.o');
-    writeFileSync(arena, options.arena);
-    extra.push(arena);
-  }
   const linking = await run(
     options.linker.program,
-    [...options.linker.prefix, ...linkArguments(linked.args, module), ...extra, `-Map=${map}`],
+    [...options.linker.prefix, ...linkArguments(linked.args, module), ...options.extra, `-Map=${map}`],
     { signal },
   );
   if (linking.status !== 0) throw failure('The linker failed', linking.stderr);

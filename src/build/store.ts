@@ -15,6 +15,7 @@ import {
 } from 'node:fs';
 import { basename, join } from 'node:path';
 import type { ArchiveSource, ObjectSource } from '../model.ts';
+import { readArchive } from '../object/archive.ts';
 
 /** Holds the objects, the editable crates' rlibs and the command line of one link, as long as anything refers to it. */
 interface Folder {
@@ -47,7 +48,7 @@ export function readLinked(path: string, editable: ReadonlySet<string>): Linked 
   const archives: ArchiveSource[] = [];
   const args = line.map((argument) => {
     // Most of the line is names to export, thousands of them: they must cost nothing.
-    if (!/\.(o|rlib|a)$/.test(argument)) return argument;
+    if (!argument.endsWith('.o') && !argument.endsWith('.rlib') && !argument.endsWith('.a')) return argument;
     const file = basename(argument);
     const kept = join(path, file);
     if (argument.endsWith('.o')) {
@@ -79,30 +80,43 @@ function stem(file: string): string {
   return file.replace(/^(.+\..+)\.[^.]+\.rcgu\.o$/, '$1').replace(/(\.rcgu)?\.o$/, '');
 }
 
-// The archive format that LLVM calls gnu: "!<arch>\n", then members, each a header of 60 bytes (name 16, date 12, owner 6,
-// group 6, mode 8, size 10, "`\n") and its data, padded to an even length. "/" is the symbol index, "//" the table of long
-// names, "/N" a name at N in that table.
+interface Member {
+  readonly name: string;
+  readonly stamp: string;
+  /** Of its bytes, in the archive. */
+  readonly start: number;
+  readonly sizeBytes: number;
+}
+
+/** Members of the rlibs last seen, by file name: most links leave most of them as they are. */
+const seen = new Map<string, { readonly identity: string; readonly members: readonly Member[] }>();
+
 function membersOf(folder: Folder, file: string): ObjectSource[] {
   const path = join(folder.path, file);
-  const archive = readFileSync(path);
-  const members: ObjectSource[] = [];
-  let longNames = '';
-  for (let at = 8; at + 60 <= archive.length;) {
-    const field = archive.toString('latin1', at, at + 16).trimEnd();
-    const size = Number(archive.toString('latin1', at + 48, at + 58));
-    if (!Number.isInteger(size)) throw new Error(`${path}: expected the size of a member at offset ${at + 48}`);
-    const start = at + 60;
-    if (field === '//') longNames = archive.toString('latin1', start, start + size);
-    const name = /^\/\d+$/.test(field) ? longNames.slice(Number(field.slice(1))).split('/\n')[0] : field.slice(0, -1);
-    if (name?.endsWith('.o'))
-      members.push({
-        name: stem(name),
-        stamp: hash(archive.subarray(start, start + size)),
-        bytes: () => readRange(join(folder.path, file), start, size),
-      });
-    at = start + size + (size % 2);
+  const { ino, size, mtimeMs } = statSync(path);
+  const identity = `${ino}-${size}-${mtimeMs}`;
+  let known = seen.get(file);
+  if (known?.identity !== identity) {
+    known = { identity, members: readMembers(path) };
+    seen.set(file, known);
   }
-  return members;
+  return known.members.map(({ name, stamp, start, sizeBytes }) => ({
+    name,
+    stamp,
+    bytes: () => readRange(join(folder.path, file), start, sizeBytes),
+  }));
+}
+
+function readMembers(path: string): Member[] {
+  const archive = readFileSync(path);
+  return readArchive(archive, path)
+    .members.filter(({ name }) => name.endsWith('.o'))
+    .map(({ name, bytes }) => ({
+      name: stem(name),
+      stamp: hash(bytes),
+      start: bytes.byteOffset - archive.byteOffset,
+      sizeBytes: bytes.length,
+    }));
 }
 
 function readRange(path: string, start: number, size: number): Uint8Array {

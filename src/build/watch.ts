@@ -26,7 +26,7 @@ export interface Watcher {
 const GONE = 'gone';
 const EMPTY = ' empty';
 
-const LOOK_MS = 4;
+const LOOK_MS = 1;
 const EMPTY_MS = 60;
 /** The watching library drops a second change within 50 ms of the first; a late look finds it. */
 const LATE_LOOK_MS = 80;

@@ -35,11 +35,18 @@ export function openProgram(exports: WebAssembly.Exports): Program {
 }
 
 export async function prepare({ header, module }: PatchFrame): Promise<Prepared> {
-  const compiled = WebAssembly.compile(module);
+  const compiled = compile(module);
   if (header.glue === undefined) return { header, module: await compiled };
   // Settled together, so that neither rejection is left without a handler.
   const [wasm, glue] = await Promise.all([compiled, import(header.glue.url) as Promise<GlueModule>]);
   return { header, module: wasm, glue };
+}
+
+/** Below this a module compiles sooner than the page, busy with its own work, would come back to it. */
+const SMALL_BYTES = 1 << 16;
+
+async function compile(module: Uint8Array<ArrayBuffer>): Promise<WebAssembly.Module> {
+  return module.length < SMALL_BYTES ? new WebAssembly.Module(module) : WebAssembly.compile(module);
 }
 
 /**

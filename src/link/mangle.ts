@@ -32,9 +32,21 @@ interface Path {
 
 class NotMangled extends Error {}
 
+/** Answers given before: the same objects come again with every edit. Emptied when full. */
+const known = new Map<string, MangledName | undefined>();
+const KNOWN_MAX = 1 << 15;
+
 /** Undefined when the symbol is not v0-mangled (a C function, an export, a legacy name). */
 export function demangle(symbol: string): MangledName | undefined {
   if (!symbol.startsWith('_R')) return undefined;
+  if (known.has(symbol)) return known.get(symbol);
+  if (known.size >= KNOWN_MAX) known.clear();
+  const name = parse(symbol);
+  known.set(symbol, name);
+  return name;
+}
+
+function parse(symbol: string): MangledName | undefined {
   try {
     const parser = new Parser(symbol);
     const path = parser.path();
