@@ -27,7 +27,7 @@ export async function makeImage(linked: Linked, options: ImageRun, signal: Abort
   const map = join(linked.folder.path, `${name}.map`);
   const linking = await run(
     options.linker.program,
-    [...options.linker.prefix, ...linkArguments(linked.args, module), ...options.extra, `-Map=${map}`],
+    [...options.linker.prefix, ...linkArguments(linked.args(), module), ...options.extra, `-Map=${map}`],
     { signal },
   );
   if (linking.status !== 0) throw failure('The linker failed', linking.stderr);

@@ -28,7 +28,7 @@ const folders = new FinalizationRegistry<string>((path) => rmSync(path, { recurs
 export interface Linked {
   readonly folder: Folder;
   /** The linker's arguments, with paths of kept files pointing into `folder`. */
-  readonly args: readonly string[];
+  readonly args: () => readonly string[];
   readonly objects: readonly ObjectSource[];
   readonly archives: readonly ArchiveSource[];
 }
@@ -41,29 +41,39 @@ export interface Linked {
 export function readLinked(path: string, editable: ReadonlySet<string>): Linked {
   const folder: Folder = { path };
   folders.register(folder, path);
-  const line = readFileSync(join(path, 'line'), 'utf8').split('\0').slice(0, -1);
-  if (line.some((argument) => argument.startsWith('@')))
-    throw new Error(`rustc passed the linker's arguments in a file (${line.join(' ')}), which is not supported`);
+  const line = readFileSync(join(path, 'line'), 'utf8');
+  if (line.startsWith('@') || line.includes('\0@'))
+    throw new Error(`rustc passed the linker's arguments in a file (${line}), which is not supported`);
   const objects: ObjectSource[] = [];
   const archives: ArchiveSource[] = [];
-  const args = line.map((argument) => {
-    // Most of the line is names to export, thousands of them: they must cost nothing.
-    if (!argument.endsWith('.o') && !argument.endsWith('.rlib') && !argument.endsWith('.a')) return argument;
+  const kept = new Set<string>();
+  for (const argument of filesOn(line)) {
     const file = basename(argument);
-    const kept = join(path, file);
     if (argument.endsWith('.o')) {
       objects.push(objectOf(folder, file));
-      return kept;
-    }
-    if (editable.has(file)) {
-      if (!existsSync(kept)) keep(argument, kept);
+      kept.add(argument);
+    } else if (editable.has(file)) {
+      const copy = join(path, file);
+      if (!existsSync(copy)) keep(argument, copy);
       objects.push(...membersOf(folder, file));
-      return kept;
+      kept.add(argument);
+    } else {
+      archives.push({ path: argument, bytes: () => readFileSync(argument) });
     }
-    archives.push({ path: argument, bytes: () => readFileSync(argument) });
-    return argument;
-  });
+  }
+  const args = (): string[] =>
+    line
+      .split('\0')
+      .slice(0, -1)
+      .map((argument) => (kept.has(argument) ? join(path, basename(argument)) : argument));
   return { folder, args, objects, archives };
+}
+
+/** Object files and archives of a command line. Most of it is names to export, thousands of them: they are passed over. */
+function filesOn(line: string): string[] {
+  return Array.from(line.matchAll(/\.(?:o|rlib|a)\0/g), ({ index, 0: ending }) =>
+    line.slice(line.lastIndexOf('\0', index) + 1, index + ending.length - 1),
+  );
 }
 
 function objectOf(folder: Folder, file: string): ObjectSource {

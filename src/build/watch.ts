@@ -26,7 +26,8 @@ export interface Watcher {
 const GONE = 'gone';
 const EMPTY = ' empty';
 
-const LOOK_MS = 1;
+/** Not less: a file's times move in steps of up to 4 ms, and two writes within one step may look the same. */
+const LOOK_MS = 4;
 const EMPTY_MS = 60;
 /** The watching library drops a second change within 50 ms of the first; a late look finds it. */
 const LATE_LOOK_MS = 80;
