@@ -202,7 +202,7 @@ describe('the base', () => {
     expect(WebAssembly.Module.customSections(module, 'name')).toHaveLength(1);
     expect(Buffer.from(image.module).includes('greet-one')).toBe(true);
     expect(image.map).toContain('my_app');
-    expect(image.map).toContain('arena.o');
+    expect(image.map).toContain('__hotslot_arena');
     expect(image.glue).toContain('export function greet');
     expect(readFileSync(join(image.directory, 'my_app.js'), 'utf8')).toBe(image.glue);
   });
