@@ -3,19 +3,16 @@
 //
 //   npx tsc -b && node fuzz/elf.js [--count 10000] [--seed 1]
 import { readdirSync, readFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
 
 import { readArchive } from '../dist/object/archive.js';
-import { MalformedError } from '../dist/object/bytes.js';
 import { ET_REL, readElf, SHT_SYMTAB, writeElf } from '../dist/object/elf.js';
 import { readElfImage } from '../dist/object/elfimage.js';
 import { readElfObject } from '../dist/object/elfobject.js';
 import { editElf, renameSymbols } from '../dist/object/elfwriter.js';
 import { readSymbols } from '../dist/object/elfsymbols.js';
+import { fuzzReader, runFromCommandLine } from './reader.js';
 
 const FIXTURES = new URL('../test/fixtures/elf/', import.meta.url);
-const SLOW_MS = 2000;
 
 /** What sizes, counts, offsets and indices are when they are wrong. */
 const EDGES = [
@@ -38,30 +35,14 @@ const EDGES = [
 
 /** Runs `count` mutated inputs and returns how many were malformed; throws at the first bug, which its message repeats. */
 export function fuzzElf(count, seed) {
-  const random = generator(seed);
   const inputs = readdirSync(FIXTURES).flatMap((name) =>
     elfsIn(name, new Uint8Array(readFileSync(new URL(name, FIXTURES)))),
   );
-  let malformed = 0;
-  for (let run = 0; run < count; run++) {
-    const { name, bytes } = inputs[random(inputs.length)];
-    const mutated = mutate(bytes, random);
-    const started = performance.now();
-    try {
-      readEverything(mutated, name);
-    } catch (error) {
-      if (!(error instanceof MalformedError)) {
-        throw new Error(`${name}, mutated: seed ${seed}, run ${run}`, { cause: error });
-      }
-      if (!(error.offset >= 0 && error.offset <= mutated.length)) {
-        throw new Error(`${name}, mutated: seed ${seed}, run ${run}: an offset outside the file`, { cause: error });
-      }
-      malformed++;
-    }
-    const ms = performance.now() - started;
-    if (ms > SLOW_MS) throw new Error(`${name}, mutated: seed ${seed}, run ${run}: took ${Math.round(ms)} ms`);
-  }
-  return malformed;
+  return fuzzReader(
+    { inputs, mutate: ({ bytes }, random) => mutate(bytes, random), read: readEverything },
+    count,
+    seed,
+  );
 }
 
 function elfsIn(name, bytes) {
@@ -122,19 +103,4 @@ function setField(view, at, random) {
   else view.setBigUint64(at, value, true);
 }
 
-/** A linear congruential generator modulo 2^31; gives numbers below `limit`. */
-function generator(seed) {
-  let state = seed & 0x7fffffff;
-  return (limit) => {
-    state = (Math.imul(state, 1103515245) + 12345) & 0x7fffffff;
-    return Math.floor((state / 0x80000000) * limit);
-  };
-}
-
-if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const { values } = parseArgs({ options: { count: { type: 'string' }, seed: { type: 'string' } } });
-  const count = Number(values.count ?? 10_000);
-  const seed = Number(values.seed ?? Date.now() % 1_000_000);
-  console.log(`seed ${seed}`);
-  console.log(`${count} inputs read, ${fuzzElf(count, seed)} of them malformed`);
-}
+runFromCommandLine(import.meta.url, fuzzElf);

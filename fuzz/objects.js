@@ -3,13 +3,10 @@
 //
 //   npx tsc -b && node fuzz/objects.js [--count 10000] [--seed 1]
 import { readdirSync, readFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
 
 import {
   customSection,
   functionNames,
-  MalformedError,
   readArchive,
   readModule,
   readObject,
@@ -19,39 +16,27 @@ import {
   walkBody,
   writeModule,
 } from '../dist/object/index.js';
+import { fuzzReader, runFromCommandLine } from './reader.js';
 
 const FIXTURES = new URL('../test/fixtures/object/', import.meta.url);
-const SLOW_MS = 2000;
 
 /** Bytes at which encodings change their meaning. */
 const EDGES = [0x00, 0x01, 0x3f, 0x40, 0x7f, 0x80, 0xfc, 0xfd, 0xfe, 0xff];
 
 /** Runs `count` mutated inputs and returns how many were malformed; throws at the first bug, which its message repeats. */
 export function fuzzObjects(count, seed) {
-  const random = generator(seed);
   const inputs = readdirSync(FIXTURES)
     .filter((name) => /\.(o|a|rlib|wasm)$/.test(name))
     .map((name) => ({ name, bytes: new Uint8Array(readFileSync(new URL(name, FIXTURES))) }));
-  let malformed = 0;
-  for (let run = 0; run < count; run++) {
-    const { name, bytes } = inputs[random(inputs.length)];
-    const mutated = mutate(bytes, inputs[random(inputs.length)].bytes, random);
-    const started = performance.now();
-    try {
-      readEverything(mutated, name);
-    } catch (error) {
-      if (!(error instanceof MalformedError)) {
-        throw new Error(`${name}, mutated: seed ${seed}, run ${run}`, { cause: error });
-      }
-      if (!(error.offset >= 0 && error.offset <= mutated.length)) {
-        throw new Error(`${name}, mutated: seed ${seed}, run ${run}: an offset outside the file`, { cause: error });
-      }
-      malformed++;
-    }
-    const ms = performance.now() - started;
-    if (ms > SLOW_MS) throw new Error(`${name}, mutated: seed ${seed}, run ${run}: took ${Math.round(ms)} ms`);
-  }
-  return malformed;
+  return fuzzReader(
+    {
+      inputs,
+      mutate: ({ bytes }, random) => mutate(bytes, inputs[random(inputs.length)].bytes, random),
+      read: readEverything,
+    },
+    count,
+    seed,
+  );
 }
 
 function readEverything(bytes, name) {
@@ -113,19 +98,4 @@ function join(before, after) {
   return joined;
 }
 
-/** A linear congruential generator modulo 2^31; gives numbers below `limit`. */
-function generator(seed) {
-  let state = seed & 0x7fffffff;
-  return (limit) => {
-    state = (Math.imul(state, 1103515245) + 12345) & 0x7fffffff;
-    return Math.floor((state / 0x80000000) * limit);
-  };
-}
-
-if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const { values } = parseArgs({ options: { count: { type: 'string' }, seed: { type: 'string' } } });
-  const count = Number(values.count ?? 10_000);
-  const seed = Number(values.seed ?? Date.now() % 1_000_000);
-  console.log(`seed ${seed}`);
-  console.log(`${count} inputs read, ${fuzzObjects(count, seed)} of them malformed`);
-}
+runFromCommandLine(import.meta.url, fuzzObjects);
