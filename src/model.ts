@@ -57,6 +57,20 @@ export interface Image {
   readonly directory: string;
 }
 
+/** What the ordinary linker makes of a native build whose objects had stubs put in. */
+export interface Executable {
+  readonly path: string;
+  readonly bytes: Uint8Array;
+}
+
+/** How the objects of a native build are changed before they are linked. */
+export interface Rewrite {
+  /** By `ObjectSource.name`: bytes to link in its place. */
+  readonly objects: ReadonlyMap<string, Uint8Array>;
+  /** Objects to link besides, by a file name of their own. */
+  readonly added: ReadonlyMap<string, Uint8Array>;
+}
+
 /** For people. One value serves the terminal, the JSON stream, the page and editors. */
 export interface Diagnostic {
   readonly severity: 'error' | 'warning' | 'note';
@@ -158,12 +172,22 @@ export type Signature = string;
 
 // ------------------------------------------------------------------------------------------------------------ link
 
-/** Everything needed to go from version n to n+1; self-contained; applied wholly or not at all. */
-export interface Patch {
+/** What every patch says, whatever it is made for. */
+interface PatchHead {
   /** Identifies the base image it belongs to. */
   readonly base: string;
   /** The version reached by applying it; versions are strictly sequential. */
   readonly version: number;
+  /** What it changes, in names a person reads. */
+  readonly functions: readonly string[];
+  readonly warnings: readonly Diagnostic[];
+}
+
+/** Everything needed to go from version n to n+1; self-contained; applied wholly or not at all. */
+export type Patch = WasmPatch | ElfPatch;
+
+export interface WasmPatch extends PatchHead {
+  readonly kind: 'wasm';
   /** A wasm module; instantiating it is the patch. Imports come from `hotslot` (the running instance) and `glue`. */
   readonly module: Uint8Array;
   /** Entries the function table must have before the module is instantiated. */
@@ -174,9 +198,53 @@ export interface Patch {
   readonly ranges: readonly (readonly [number, number])[];
   /** Present when a JavaScript function is imported for the first time. */
   readonly glue?: Glue;
-  /** What it changes, in names a person reads. */
-  readonly functions: readonly string[];
-  readonly warnings: readonly Diagnostic[];
+}
+
+/**
+ * Memory to add to a native program and values to store in it. Addresses are those of the running process. The first
+ * three lists are sorted by address and do not overlap. The agent's side is `crates/agent/src/wire.rs`.
+ */
+export interface ElfPatch extends PatchHead {
+  readonly kind: 'elf';
+  readonly segments: readonly ElfSegment[];
+  /** Over data of the program, or of earlier patches. */
+  readonly writes: readonly { readonly address: number; readonly bytes: Uint8Array }[];
+  /** Code addresses to store, each in one step, after all else is in place. */
+  readonly slots: readonly { readonly address: number; readonly value: number }[];
+  readonly unwind: readonly { readonly ehFrameHdr: number; readonly textStart: number; readonly textEnd: number }[];
+  /** An ELF file with names and lines of the new code, for backtraces and debuggers. */
+  readonly symbols: Uint8Array;
+}
+
+/** New memory: whole pages of the arena; zeros after `bytes`. */
+export interface ElfSegment {
+  readonly address: number;
+  readonly sizeBytes: number;
+  readonly access: 'read' | 'write' | 'execute';
+  readonly bytes: Uint8Array;
+}
+
+/** A native program as its agent finds it in memory. Addresses are absolute. */
+export interface RunningProgram {
+  readonly pid: number;
+  /** Added to addresses in the program's file. */
+  readonly bias: number;
+  readonly slotsStart: number;
+  readonly slotsEnd: number;
+  /** Where patches may put their segments. */
+  readonly arenaStart: number;
+  readonly arenaEnd: number;
+  /** Backtraces find names in one symbol file per so many bytes of the arena. */
+  readonly moduleSizeBytes: number;
+  /** Added to addresses in a symbol file. */
+  readonly symbolBias: number;
+  /** The PT_TLS header as the program sees it; absent when it has no thread-locals. */
+  readonly tls?: { readonly address: number; readonly sizeBytes: number; readonly alignment: number };
+  /** Each thread's pool for new thread-locals, as an offset from its thread pointer. */
+  readonly poolOffset: number;
+  readonly poolSizeBytes: number;
+  /** Shared objects in its memory: code that it did not import yet is found in them. */
+  readonly libraries: readonly { readonly path: string; readonly bias: number; readonly bytes: () => Uint8Array }[];
 }
 
 /** wasm-bindgen's JavaScript for a newer build, to be bound to the instance that is already running. */

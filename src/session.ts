@@ -18,7 +18,7 @@ import { link, type Outcome } from './link/link.ts';
 import { makePatch } from './link/patch.ts';
 import type { Program } from './link/program.ts';
 import { wasmTarget } from './link/wasm.ts';
-import type { Build, BuildFailure, Edit, Event, Image, Patch, Refusal } from './model.ts';
+import type { Build, BuildFailure, Edit, Event, Image, Refusal, WasmPatch } from './model.ts';
 import { writeArenaObject } from './object/linking.ts';
 
 /** What to build, in cargo's words. */
@@ -303,7 +303,7 @@ class RunningSession implements Session {
 }
 
 function patchEvent(
-  patch: Patch,
+  patch: WasmPatch,
   edit: Edit,
   build: Build,
   linkMs: number,

@@ -19,7 +19,7 @@ import {
 import { checkHost } from '../src/deliver/access.ts';
 import { bindGlue, hookGlue } from '../src/deliver/glue.ts';
 import { type Base, type Server, type ServerOptions, startServer } from '../src/deliver/server.ts';
-import type { Event, Patch } from '../src/model.ts';
+import type { Event, WasmPatch } from '../src/model.ts';
 
 const GLUE = `let wasm;
 function __wbg_get_imports() { return { "./demo_bg.js": {} }; }
@@ -76,9 +76,10 @@ function base(changes: Partial<Base> = {}): Base {
   return { id: 'base-one', version: 0, glue: GLUE, module, directory: join(root, 'pkg'), ...changes };
 }
 
-function patch(version: number, changes: Partial<Patch> = {}): Patch {
+function patch(version: number, changes: Partial<WasmPatch> = {}): WasmPatch {
   const module = new Uint8Array([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, version]);
   return {
+    kind: 'wasm',
     base: 'base-one',
     version,
     module,

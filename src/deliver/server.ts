@@ -15,7 +15,7 @@ import type { Duplex } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { WebSocketServer } from 'ws';
 import type { Notice } from '../client/protocol.ts';
-import type { Event, Patch, Receipt } from '../model.ts';
+import type { Event, WasmPatch, Receipt } from '../model.ts';
 import { checkHost, checkOrigin, checkSite, type Denial, readPath } from './access.ts';
 import { type Files, openFiles } from './files.ts';
 import { bindGlue, hookGlue } from './glue.ts';
@@ -62,11 +62,11 @@ export interface Server {
    * Sends the next patch to all pages and collects what they say; a page that left says nothing, and one that is
    * silent for 10 seconds has left, until it wakes up. `commit` or `abandon` must follow. Throws when the patch is not the next one.
    */
-  deliver(patch: Patch): Promise<readonly Receipt[]>;
+  deliver(patch: WasmPatch): Promise<readonly Receipt[]>;
   /** The patch stays: pages that join later get it too. A page that refused it reloads. */
-  commit(patch: Patch): void;
+  commit(patch: WasmPatch): void;
   /** Pages that applied the patch undo it. */
-  abandon(patch: Patch, reason: string): void;
+  abandon(patch: WasmPatch, reason: string): void;
   /** Shown at all pages, and at those that connect later, until the next notice. */
   tell(notice: Notice): void;
   close(): Promise<void>;

@@ -10,7 +10,7 @@ import {
   type ServerMessage,
   writePatch,
 } from '../client/protocol.ts';
-import type { Event, Patch, Receipt } from '../model.ts';
+import type { Event, WasmPatch, Receipt } from '../model.ts';
 
 /** A page that says nothing for this long after a patch is asleep: frozen in the background, or held by a debugger. */
 const SILENCE_MS = 10_000;
@@ -30,7 +30,7 @@ interface Client {
 }
 
 interface Entry {
-  readonly patch: Patch;
+  readonly patch: WasmPatch;
   readonly header: Omit<PatchHeader, 'committed'>;
 }
 
@@ -68,7 +68,7 @@ export class Clients {
   }
 
   /** Glue of a patch by its state, as pages ask for it. */
-  glue(state: string): Patch['glue'] {
+  glue(state: string): WasmPatch['glue'] {
     const entries = this.#pending === undefined ? this.#journal : [...this.#journal, this.#pending.entry];
     return entries.find(({ header }) => header.state === state)?.patch.glue;
   }
@@ -86,7 +86,7 @@ export class Clients {
     }
   }
 
-  deliver(patch: Patch): Promise<readonly Receipt[]> {
+  deliver(patch: WasmPatch): Promise<readonly Receipt[]> {
     if (this.#pending !== undefined) throw new Error(`version ${this.#pending.entry.patch.version} is still pending`);
     const entry = this.#entry(patch);
     return new Promise((resolve) => {
@@ -104,7 +104,7 @@ export class Clients {
     });
   }
 
-  commit(patch: Patch): void {
+  commit(patch: WasmPatch): void {
     // Pages that joined after `deliver` resolved; if one of them refuses, it reloads.
     const late = new Set(this.#pending?.waiting.keys());
     const { entry } = this.#takePending(patch);
@@ -117,7 +117,7 @@ export class Clients {
     }
   }
 
-  abandon(patch: Patch, reason: string): void {
+  abandon(patch: WasmPatch, reason: string): void {
     const { entry } = this.#takePending(patch);
     const { state, previous } = entry.header;
     for (const client of this.#clients) {
@@ -263,7 +263,7 @@ export class Clients {
     return { version: this.#base?.version ?? 0, state: this.#base?.id ?? '' };
   }
 
-  #entry(patch: Patch): Entry {
+  #entry(patch: WasmPatch): Entry {
     const { version, state: previous } = this.#head();
     if (patch.base !== this.#base?.id) throw new Error(`patch of base ${patch.base}, published is ${this.#base?.id}`);
     if (patch.version !== version + 1) throw new Error(`patch makes version ${patch.version}, pages are at ${version}`);
@@ -277,7 +277,7 @@ export class Clients {
     return { patch, header: { type: 'patch', ...core, state, ...(served && { glue: served }) } };
   }
 
-  #takePending(patch: Patch): Pending {
+  #takePending(patch: WasmPatch): Pending {
     const pending = this.#pending;
     if (pending?.entry.patch !== patch) throw new Error(`version ${patch.version} is not pending`);
     pending.settle();

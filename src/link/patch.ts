@@ -1,6 +1,6 @@
-// A finished plan in; the Patch that is sent to running programs out.
+// A finished plan in; the patch that is sent to running programs out.
 
-import type { Glue, Patch } from '../model.ts';
+import type { Glue, WasmPatch } from '../model.ts';
 import type { Outcome } from './link.ts';
 import type { Target } from './target.ts';
 
@@ -9,9 +9,10 @@ export function makePatch(
   outcome: Extract<Outcome, { kind: 'patch' }>,
   target: Target,
   glue: Pick<Glue, 'directory' | 'file'> | undefined,
-): Patch {
+): WasmPatch {
   const { plan, draft, exports } = outcome;
   return {
+    kind: 'wasm',
     base: draft.program.base,
     version: draft.version,
     module: target.emit(plan),

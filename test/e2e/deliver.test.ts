@@ -8,7 +8,7 @@ import type { Browser, BrowserContext, Page, WebSocketRoute } from 'playwright-c
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
 import { type PatchHeader, writePatch } from '../../src/client/protocol.ts';
 import { type Base, type Server, startServer } from '../../src/deliver/server.ts';
-import type { Event, Patch, Receipt } from '../../src/model.ts';
+import type { Event, WasmPatch, Receipt } from '../../src/model.ts';
 import { launchBrowser } from './browser.ts';
 
 // ----------------------------------------------------------------------------------------------------- the program
@@ -154,8 +154,9 @@ function patchModule({ adds, slot = 1, data: segments = [], through }: Content):
   );
 }
 
-function patch(version: number, content: Content, changes: Partial<Patch> = {}): Patch {
+function patch(version: number, content: Content, changes: Partial<WasmPatch> = {}): WasmPatch {
   return {
+    kind: 'wasm',
     base: 'base-one',
     version,
     module: patchModule(content),
@@ -242,7 +243,7 @@ const read = (page: Page, address: number): Promise<number | null> =>
   page.evaluate((at) => window.demo.read(at), address);
 const version = (page: Page): Promise<number> => page.evaluate(() => window.__hotslot.version);
 
-async function deliver(next: Patch): Promise<readonly Receipt[]> {
+async function deliver(next: WasmPatch): Promise<readonly Receipt[]> {
   const receipts = await server.deliver(next);
   if (receipts.every(({ applied }) => applied)) server.commit(next);
   else server.abandon(next, 'a page refused it');
@@ -310,7 +311,7 @@ test('a patch that fails halfway leaves no trace', async () => {
 
 test('what a page lacks is found before anything is touched', async () => {
   const page = await openPage();
-  const refusals: [Patch, RegExp][] = [
+  const refusals: [WasmPatch, RegExp][] = [
     [patch(1, { adds: 1, through: { from: 'glue', name: '__wbg_none' } }), /imports `__wbg_none` from `glue`/],
     [patch(1, { adds: 1, through: { from: 'hotslot', name: 'none' } }), /imports `none` from `hotslot`/],
     [patch(1, { adds: 1, through: { from: 'env', name: 'none' } }), /imports `none` from `env`: expected/],
