@@ -10,6 +10,19 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::*};
 /// Held while anything of the program changes, so that `fork` copies a program that has a patch or has it not.
 pub static LOCK: sys::Lock = sys::Lock::new();
 
+/// What the crate `hotslot` reads. Low half, which is also a futex: how often the code changed, from 1 on; 0 as long as no
+/// agent runs, so nobody waits for what cannot come. High half: the version. Undo and another patch lead to the same version
+/// twice, but never to the same count.
+#[unsafe(export_name = "__hotslot_version")]
+static VERSION: AtomicU64 = AtomicU64::new(0);
+
+/// Tells the program which version it runs from now on. Only the agent calls this, after the slots have changed.
+pub fn announce(version: u32) {
+    let count = (VERSION.load(Relaxed) as u32).wrapping_add(1).max(1);
+    VERSION.store(u64::from(version) << 32 | u64::from(count), Release);
+    sys::wake(&VERSION);
+}
+
 pub enum Fault {
     Malformed,
     Refused(Reason),
@@ -76,6 +89,7 @@ impl Patcher {
         exchange_slots(&patch);
         self.version = patch.version;
         self.kept = Some(fields);
+        announce(self.version);
         Ok(())
     }
 
@@ -109,6 +123,7 @@ impl Patcher {
         exchange_writes(&patch);
         self.close(&patch);
         self.version = self.version.wrapping_sub(1);
+        announce(self.version);
         Ok(())
     }
 

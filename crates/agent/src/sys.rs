@@ -3,6 +3,7 @@
 use core::cell::{Cell, UnsafeCell};
 use core::ffi::{CStr, c_char, c_int, c_long, c_ulong, c_void};
 use core::ptr::{null, null_mut};
+use core::sync::atomic::AtomicU64;
 
 /// Bytes per page on x86-64.
 pub const PAGE: u64 = 4096;
@@ -24,6 +25,8 @@ const SIG_SETMASK: c_int = 2;
 const PTHREAD_CREATE_DETACHED: c_int = 1;
 const CLOCK_MONOTONIC: c_int = 1;
 const PR_SET_NAME: c_int = 15;
+const SYS_FUTEX: c_long = 202;
+const FUTEX_WAKE_PRIVATE: c_int = 1 | 128;
 const SYS_MEMBARRIER: c_long = 324;
 const MEMBARRIER_SYNC_CORE: c_int = 1 << 5;
 const MEMBARRIER_REGISTER_SYNC_CORE: c_int = 1 << 6;
@@ -407,6 +410,12 @@ pub fn spawn(run: Routine, data: *mut c_void, stack: usize) -> Result<(), Reason
     // SAFETY: `before` was filled above.
     unsafe { pthread_sigmask(SIG_SETMASK, &raw const before, null_mut()) };
     if error == 0 { Ok(()) } else { Err(Reason::errno("no thread, errno", error)) }
+}
+
+/// Wakes all threads that wait for the low half of `word` to change (futex(2)).
+pub fn wake(word: &AtomicU64) {
+    // SAFETY: the kernel uses the address only to find who waits there; on x86-64 the low half comes first.
+    unsafe { syscall(SYS_FUTEX, word.as_ptr(), FUTEX_WAKE_PRIVATE, c_int::MAX) };
 }
 
 /// A mutual exclusion that can also be taken before `fork` and given back after it.

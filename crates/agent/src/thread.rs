@@ -2,7 +2,7 @@
 //! goes on, and the thread looks for the next one.
 
 use crate::arena::Arena;
-use crate::patch::{Fault, LOCK, Patcher};
+use crate::patch::{self, Fault, LOCK, Patcher};
 use crate::program::Program;
 use crate::sys::{self, Address, Pages, Reason};
 use crate::unwind;
@@ -37,6 +37,7 @@ pub fn start(path: &CStr) -> Result<(), Reason> {
     let patcher = Patcher { program, arena, version: 0, kept: None };
     // SAFETY: a page holds an agent, and nobody else knows it yet.
     unsafe { agent.write(Agent { address, patcher }) };
+    patch::announce(0);
     sys::spawn(run, agent.cast(), (STACK + program.thread_locals().size + sys::PAGE) as usize)
 }
 
