@@ -68,23 +68,19 @@ record=$HOTSLOT_CAPTURES/$crate$types$extra$target
 exec \${HOTSLOT_WRAPPER:+"$HOTSLOT_WRAPPER"} "$@"
 `;
 
+// Six thousand arguments are common, most of them names to export, and a shell is slow at looking at each: the list is
+// taken as the kernel has it, after the shell and the script.
 const LINKER = `#!/bin/sh
 # rustc runs this in place of the linker. Keeps the objects and the command line in HOTSLOT_STORE; links nothing.
-output= previous=
-for argument do
-  [ "$previous" = -o ] && output=$argument
-  previous=$argument
-done
+line=$HOTSLOT_STORE/line.$$
+cat /proc/$$/cmdline >"$line" || exit 1
+output=$(sed -zn '/^-o$/{n;s/$/\\n/p;q}' "$line" | tr -d '\\0')
 store=$HOTSLOT_STORE/\${output##*/}
-mkdir -p "$store" && printf '%s\\0' "$@" >"$store/line~" || exit 1
-count=$#
-for argument do
-  case $argument in *.o) set -- "$@" "$argument" ;; esac
-done
-shift "$count"
+mkdir -p "$store" || exit 1
 # Not every folder is on the same file system, and not every file system has links.
-ln "$@" "$store" 2>/dev/null || cp -n "$@" "$store" || exit 1
-mv "$store/line~" "$store/line" || exit 1
+objects() { grep -z '\\.o$' "$line"; }
+objects | xargs -0r ln -t "$store" 2>/dev/null || objects | xargs -0r cp -nt "$store" || exit 1
+mv "$line" "$store/line" || exit 1
 # cargo expects the file to be there.
 : >"$output"
 [ -z "$HOTSLOT_NOTIFY" ] || echo linked >&3

@@ -41,7 +41,7 @@ export interface Linked {
 export function readLinked(path: string, editable: ReadonlySet<string>): Linked {
   const folder: Folder = { path };
   folders.register(folder, path);
-  const line = readFileSync(join(path, 'line'), 'utf8');
+  const line = readLine(join(path, 'line'));
   if (line.startsWith('@') || line.includes('\0@'))
     throw new Error(`rustc passed the linker's arguments in a file (${line}), which is not supported`);
   const objects: ObjectSource[] = [];
@@ -67,6 +67,12 @@ export function readLinked(path: string, editable: ReadonlySet<string>): Linked 
       .slice(0, -1)
       .map((argument) => (kept.has(argument) ? join(path, basename(argument)) : argument));
   return { folder, args, objects, archives };
+}
+
+/** The arguments, each with a NUL behind it, without the shell and the script that they were given to. */
+function readLine(path: string): string {
+  const line = readFileSync(path, 'utf8');
+  return line.slice(line.indexOf('\0', line.indexOf('\0') + 1) + 1);
 }
 
 /** Object files and archives of a command line. Most of it is names to export, thousands of them: they are passed over. */
