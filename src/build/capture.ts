@@ -7,6 +7,7 @@
 
 import { mkdirSync, readdirSync, readFileSync, writeFileSync, chmodSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
+import type { Platform } from './platform.ts';
 
 /** One captured call of rustc: a crate of the user's. */
 export interface Unit {
@@ -25,6 +26,8 @@ export interface Unit {
   readonly outputs: readonly string[];
   /** What the linker makes of it, when it is linked. */
   readonly module: string;
+  /** libc is to be linked into it. */
+  readonly isStatic: boolean;
   /** The paths of its own `--extern`s. */
   readonly externs: readonly string[];
   /** The user's own choice of linker, if any: theirs came before ours in the arguments. */
@@ -74,6 +77,12 @@ const LINKER = `#!/bin/sh
 # rustc runs this in place of the linker. Keeps the objects and the command line in HOTSLOT_STORE; links nothing.
 line=$HOTSLOT_STORE/line.$$
 cat /proc/$$/cmdline >"$line" || exit 1
+# More than a command line can hold comes in a file: one argument a line, backslashes before what needs them.
+for argument in "$1" "$3"; do
+  case $argument in
+  @*) { printf 'sh\\0cc\\0' && sed 's/\\\\\\(.\\)/\\1/g' "\${argument#@}" | tr '\\n' '\\0'; } >"$line" || exit 1 ;;
+  esac
+done
 output=$(sed -zn '/^-o$/{n;s/$/\\n/p;q}' "$line" | tr -d '\\0')
 store=$HOTSLOT_STORE/\${output##*/}
 mkdir -p "$store" || exit 1
@@ -86,10 +95,10 @@ mv "$line" "$store/line" || exit 1
 [ -z "$HOTSLOT_NOTIFY" ] || echo linked >&3
 `;
 
-export function writeScripts(folder: string): Scripts {
+export function writeScripts(folder: string, platform: Platform = 'wasm'): Scripts {
   mkdirSync(folder, { recursive: true });
   // The name tells rustc which flavour of command line to write.
-  const scripts = { wrapper: join(folder, 'rustc'), linker: join(folder, 'wasm-ld') };
+  const scripts = { wrapper: join(folder, 'rustc'), linker: join(folder, platform === 'native' ? 'cc' : 'wasm-ld') };
   writeScript(scripts.wrapper, WRAPPER);
   writeScript(scripts.linker, LINKER);
   return scripts;
@@ -123,7 +132,8 @@ function readUnit(path: string): Unit {
   const output = resolve(directory, valueOf(args, '--out-dir') ?? '');
   const types = args.filter((_, index) => args[index - 1] === '--crate-type');
   const isLibrary = types.some((type) => type === 'lib' || type === 'rlib');
-  const host = valueOf(args, '--target') === undefined;
+  const target = valueOf(args, '--target');
+  const host = target === undefined;
   const linker = settings('linker').findLast((each) => !host && each !== environmentLinker(rest));
   const depInfo = join(output, `${crate}${extra}.d`);
   return {
@@ -135,7 +145,8 @@ function readUnit(path: string): Unit {
     environment,
     host,
     outputs: isLibrary ? ['rlib', 'rmeta'].map((suffix) => join(output, `lib${crate}${extra}.${suffix}`)) : [],
-    module: join(output, `${crate}${extra}.wasm`),
+    module: join(output, `${crate}${extra}${target?.startsWith('wasm') ? '.wasm' : ''}`),
+    isStatic: settings('target-feature').some((each) => each.split(',').includes('+crt-static')),
     externs: args
       .filter((_, index) => args[index - 1] === '--extern')
       .flatMap((each) => (each.includes('=') ? [each.slice(each.indexOf('=') + 1)] : [])),

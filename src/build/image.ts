@@ -64,6 +64,7 @@ function linkArguments(args: readonly string[], output: string): string[] {
   return [...kept, '--strip-debug', '-o', output];
 }
 
-function failure(text: string, output: string): DiagnosticError {
+/** With all that a program said. */
+export function failure(text: string, output: string): DiagnosticError {
   return new DiagnosticError({ severity: 'error', text, notes: [output.trim()], rendered: `${text}\n${output}` });
 }

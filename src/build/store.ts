@@ -16,6 +16,12 @@ import {
 import { basename, join } from 'node:path';
 import type { ArchiveSource, ObjectSource } from '../model.ts';
 import { readArchive } from '../object/archive.ts';
+import { readElf, sectionsOf, SHT_SYMTAB } from '../object/elf.ts';
+import { readSymbols } from '../object/elfsymbols.ts';
+import type { Platform } from './platform.ts';
+
+/** How the files end that rustc makes of a program's own code. */
+const OBJECT_SUFFIX: Readonly<Record<Platform, string>> = { wasm: '.o', native: '.rcgu.o' };
 
 /** Holds the objects, the editable crates' rlibs and the command line of one link, as long as anything refers to it. */
 interface Folder {
@@ -30,6 +36,8 @@ export interface Linked {
   /** The linker's arguments, with paths of kept files pointing into `folder`. */
   readonly args: () => readonly string[];
   readonly objects: readonly ObjectSource[];
+  /** Which of them each kept file brings, by its path in `args`. */
+  readonly brings: ReadonlyMap<string, readonly ObjectSource[]>;
   readonly archives: readonly ArchiveSource[];
 }
 
@@ -37,26 +45,31 @@ export interface Linked {
  * Reads what was kept in the folder `path`, and removes it once no object and nothing else of the result can be reached
  * any more. `editable` are the rlibs of the user's own crates: their members are objects of the
  * program, every other archive is only searched by the linker.
+ *
+ * Not objects of a native program are those of other languages, and two that rustc writes anew for every link: the list
+ * of symbols that must stay, and the one that binds the allocator.
  */
-export function readLinked(path: string, editable: ReadonlySet<string>): Linked {
+export function readLinked(path: string, editable: ReadonlySet<string>, platform: Platform = 'wasm'): Linked {
   const folder: Folder = { path };
   folders.register(folder, path);
   const line = readLine(join(path, 'line'));
-  if (line.startsWith('@') || line.includes('\0@'))
-    throw new Error(`rustc passed the linker's arguments in a file (${line}), which is not supported`);
-  const objects: ObjectSource[] = [];
+  const suffix = OBJECT_SUFFIX[platform];
+  const files = filesOn(line);
+  const last = files.findLast((argument) => argument.endsWith(suffix));
+  const allocator = platform === 'native' && last && bindsAllocator(join(path, basename(last))) ? last : undefined;
   const archives: ArchiveSource[] = [];
   const kept = new Set<string>();
-  for (const argument of filesOn(line)) {
+  const brings = new Map<string, readonly ObjectSource[]>();
+  for (const argument of files) {
     const file = basename(argument);
+    const copy = join(path, file);
     if (argument.endsWith('.o')) {
-      objects.push(objectOf(folder, file));
       kept.add(argument);
+      if (argument.endsWith(suffix) && argument !== allocator) brings.set(copy, [objectOf(folder, file)]);
     } else if (editable.has(file)) {
-      const copy = join(path, file);
       if (!existsSync(copy)) keep(argument, copy);
-      objects.push(...membersOf(folder, file));
       kept.add(argument);
+      brings.set(copy, membersOf(folder, file, suffix));
     } else {
       archives.push({ path: argument, bytes: () => readFileSync(argument) });
     }
@@ -66,7 +79,7 @@ export function readLinked(path: string, editable: ReadonlySet<string>): Linked 
       .split('\0')
       .slice(0, -1)
       .map((argument) => (kept.has(argument) ? join(path, basename(argument)) : argument));
-  return { folder, args, objects, archives };
+  return { folder, args, objects: [...brings.values()].flat(), brings, archives };
 }
 
 /** The arguments, each with a NUL behind it, without the shell and the script that they were given to. */
@@ -80,6 +93,14 @@ function filesOn(line: string): string[] {
   return Array.from(line.matchAll(/\.(?:o|rlib|a)\0/g), ({ index, 0: ending }) =>
     line.slice(line.lastIndexOf('\0', index) + 1, index + ending.length - 1),
   );
+}
+
+/** Every program that allocates has one such object, behind all others; its symbols alone tell it from them. */
+function bindsAllocator(path: string): boolean {
+  const elf = readElf(readFileSync(path), path);
+  return sectionsOf(elf, SHT_SYMTAB)
+    .flatMap((table) => readSymbols(elf, table))
+    .some(({ name, section }) => section !== 'undefined' && name.includes('__rust_no_alloc_shim_is_unstable'));
 }
 
 function objectOf(folder: Folder, file: string): ObjectSource {
@@ -107,13 +128,13 @@ interface Member {
 /** Members of the rlibs last seen, by file name: most links leave most of them as they are. */
 const seen = new Map<string, { readonly identity: string; readonly members: readonly Member[] }>();
 
-function membersOf(folder: Folder, file: string): ObjectSource[] {
+function membersOf(folder: Folder, file: string, suffix: string): ObjectSource[] {
   const path = join(folder.path, file);
   const { ino, size, mtimeMs } = statSync(path);
   const identity = `${ino}-${size}-${mtimeMs}`;
   let known = seen.get(file);
   if (known?.identity !== identity) {
-    known = { identity, members: readMembers(path) };
+    known = { identity, members: readMembers(path, suffix) };
     seen.set(file, known);
   }
   return known.members.map(({ name, stamp, start, sizeBytes }) => ({
@@ -123,10 +144,10 @@ function membersOf(folder: Folder, file: string): ObjectSource[] {
   }));
 }
 
-function readMembers(path: string): Member[] {
+function readMembers(path: string, suffix: string): Member[] {
   const archive = readFileSync(path);
   return readArchive(archive, path)
-    .members.filter(({ name }) => name.endsWith('.o'))
+    .members.filter(({ name }) => name.endsWith(suffix))
     .map(({ name, bytes }) => ({
       name: stem(name),
       stamp: hash(bytes),

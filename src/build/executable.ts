@@ -1,0 +1,140 @@
+// In: a link of a native program that rustc asked for, and its objects as rewritten. Out: the program, linked by the
+// linker driver that rustc would have used.
+
+import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { readFile, rm, writeFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import type { Executable, ObjectSource, Rewrite } from '../model.ts';
+import { readArchive, writeArchive } from '../object/archive.ts';
+import { DiagnosticError } from './diagnostic.ts';
+import { failure } from './image.ts';
+import { run } from './process.ts';
+import type { Linked } from './store.ts';
+
+export interface ExecutableRun {
+  /** Its command line is like that of cc. */
+  readonly linker: string;
+  /** Where rustc ran, and with what: paths on the command line may be relative. */
+  readonly directory: string;
+  readonly environment: Readonly<Record<string, string>>;
+  /** Of the file; what `ps` shows. */
+  readonly name: string;
+  /** Path of the agent's object. */
+  readonly agent: string;
+}
+
+/** Links native programs. Objects that a caller brings again, as the same array, are not written again. */
+export class ProgramLinker {
+  /** Where the objects are written. */
+  readonly #folder: string;
+  readonly #paths = new WeakMap<Uint8Array, string>();
+  readonly #written = new Set<string>();
+  #count = 0;
+  #previous: Promise<unknown> = Promise.resolve();
+
+  constructor(folder: string) {
+    this.#folder = folder;
+  }
+
+  /** The file stays where it is until `linked` is let go. */
+  link(linked: Linked, rewrite: Rewrite, options: ExecutableRun, signal: AbortSignal): Promise<Executable> {
+    // One after the other: each removes the files that it found and did not need.
+    const turn = this.#previous.then(() => this.#link(linked, rewrite, options, signal));
+    this.#previous = turn.catch(() => undefined);
+    return turn;
+  }
+
+  async #link(linked: Linked, rewrite: Rewrite, options: ExecutableRun, signal: AbortSignal): Promise<Executable> {
+    signal.throwIfAborted();
+    const used = new Set<string>();
+    const write = async (name: string, bytes: Uint8Array): Promise<string> => {
+      let path = this.#paths.get(bytes);
+      if (path === undefined || !this.#written.has(path)) {
+        path = join(this.#folder, `${this.#count++}-${basename(name, '.o')}.o`);
+        await writeFile(path, bytes);
+        this.#paths.set(bytes, path);
+        this.#written.add(path);
+      }
+      used.add(path);
+      return path;
+    };
+    const inPlaceOf = async (path: string, objects: readonly ObjectSource[]): Promise<string[]> => {
+      const isArchive = !path.endsWith('.o');
+      const members = objects.map((object) => {
+        const bytes = rewrite.objects.get(object.name) ?? (isArchive ? object.bytes() : undefined);
+        return bytes === undefined ? path : write(object.name, bytes);
+      });
+      return Promise.all([...members, ...(isArchive ? withoutRust(path) : [])]);
+    };
+
+    const added = [...rewrite.added].map(([name, bytes]) => write(name, bytes));
+    const args = linked.args().map((argument) => {
+      const objects = linked.brings.get(argument);
+      return objects === undefined ? [argument] : inPlaceOf(argument, objects);
+    });
+    const objects = await Promise.all(added);
+    // In front: libraries are searched for what the objects before them lack.
+    const line = [...objects, options.agent, ...linkArguments((await Promise.all(args)).flat())];
+    for (const path of this.#written) if (!used.has(path)) await this.#remove(path);
+
+    const folder = mkdtempSync(join(linked.folder.path, 'program-'));
+    const path = join(folder, options.name);
+    await runLinker([...line, '-o', path], folder, options, signal);
+    return { path, bytes: await readFile(path) };
+  }
+
+  async #remove(path: string): Promise<void> {
+    this.#written.delete(path);
+    await rm(path, { force: true });
+  }
+}
+
+/** Objects of other languages that an rlib brings, as an archive of their own: they are linked only where needed. */
+function withoutRust(rlib: string): string[] {
+  const archive = readArchive(readFileSync(rlib), rlib);
+  const members = archive.members.filter(({ name }) => name.endsWith('.o') && !name.endsWith('.rcgu.o'));
+  if (members.length === 0) return [];
+  const path = rlib.replace(/\.rlib$/, '.a');
+  const index = archive.index?.filter(({ member }) => members.includes(member)) ?? [];
+  writeFileSync(path, writeArchive({ members, index }));
+  return [path];
+}
+
+/** What removes or merges functions, or forgets their names: patches must find them all. */
+const UNWANTED = [
+  ...['--gc-sections', '--strip-all', '-s', '--strip-debug', '-S', '--discard-all', '-x'],
+  ...['--icf=all', '--icf=safe'],
+];
+
+/** rustc's command line without the output, and with everything kept: then a patch seldom lacks what generics need. */
+function linkArguments(args: readonly string[]): string[] {
+  const kept = args
+    .filter((argument, index) => argument !== '-o' && args[index - 1] !== '-o' && argument !== '-s')
+    .flatMap((argument) => {
+      if (!argument.startsWith('-Wl,')) return [argument];
+      const parts = argument.split(',').filter((part) => !UNWANTED.includes(part));
+      return parts.length > 1 ? [parts.join(',')] : [];
+    });
+  return [...kept, '-Wl,--no-gc-sections'];
+}
+
+async function runLinker(
+  args: readonly string[],
+  folder: string,
+  { linker, directory, environment }: ExecutableRun,
+  signal: AbortSignal,
+): Promise<void> {
+  // In a file, of which there cannot be too much: one argument a line, quoted by backslashes.
+  const file = join(folder, 'arguments');
+  writeFileSync(file, args.map((argument) => `${argument.replaceAll(/[\s\\'"]/g, '\\$&')}\n`).join(''));
+  // As rustc does: messages are read here, in English.
+  const env = { ...environment, LC_ALL: 'C' };
+  const { status, stderr } = await run(linker, [`@${file}`], { cwd: directory, env, signal }).catch(
+    (error: unknown) => {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+      const hint = 'Install it, or name another one: `linker = "..."` in .cargo/config.toml.';
+      throw new DiagnosticError({ severity: 'error', text: `The linker ${linker} is not installed`, hint });
+    },
+  );
+  if (status !== 0) throw failure('The linker failed', stderr);
+}
