@@ -7,7 +7,7 @@ import { dirname, resolve } from 'node:path';
 import picocolors from 'picocolors';
 
 import { DiagnosticError } from './build/diagnostic.ts';
-import { run } from './build/process.ts';
+import { inquire, type Inquiry } from './build/inquiry.ts';
 import type { Event } from './model.ts';
 import { merge, readArguments, readMetadata, type Settings } from './options.ts';
 import type { Selection } from './session.ts';
@@ -34,23 +34,27 @@ async function main(args: readonly string[]): Promise<number> {
     case 'doctor':
       return doctor(command.settings);
     default: {
-      // Loaded while cargo answers: both take a while.
+      // Loaded while cargo and rustc answer: both take a while.
       void import('./session.ts');
-      const settings = merge(command.settings, await packageSettings(command.settings));
-      return command.kind === 'build' ? build(settings) : serve(settings);
+      const early = selection(command.settings);
+      const inquiry = inquire(early);
+      const settings = merge(command.settings, await packageSettings(command.settings, inquiry));
+      const chosen = selection(settings);
+      const selected = { ...chosen, inquiry: inquire(chosen, { inquiry, options: early }) };
+      return command.kind === 'build' ? build(settings, selected) : serve(settings, selected);
     }
   }
 }
 
 /** Returns when a signal says so. */
-async function serve(settings: Settings): Promise<number> {
+async function serve(settings: Settings, selected: Selection): Promise<number> {
   const terminal = terminalOn(process.stdout);
   const report = settings.json === true ? writeLine : terminal.report;
   const stopped = signalled();
   const { startSession } = await import('./session.ts');
   try {
     const starting = startSession({
-      ...selection(settings),
+      ...selected,
       host: settings.host ?? HOST,
       port: settings.port ?? PORT,
       strictPort: settings.port !== undefined,
@@ -68,12 +72,12 @@ async function serve(settings: Settings): Promise<number> {
   }
 }
 
-async function build(settings: Settings): Promise<number> {
+async function build(settings: Settings, selected: Selection): Promise<number> {
   const terminal = terminalOn(process.stdout);
   const outDir = resolve(settings.outDir ?? OUT_DIR);
   const { buildOnce } = await import('./session.ts');
   try {
-    const building = buildOnce({ ...selection(settings), outDir, report: terminal.report });
+    const building = buildOnce({ ...selected, outDir, report: terminal.report });
     const code = await Promise.race([building.then(() => 0), signalled()]);
     if (code === 0) terminal.report({ event: 'log', level: 'info', text: `written to ${outDir}` });
     return code;
@@ -119,13 +123,10 @@ function selection(settings: Settings): Selection {
  * `[package.metadata.hotslot]` of the package that is meant: the named one, or the one in this folder. Where cargo cannot
  * say, nothing: the session meets the same obstacle and explains it.
  */
-async function packageSettings(given: Settings): Promise<Settings> {
-  const finished = await run('cargo', ['metadata', '--no-deps', '--format-version', '1']).catch(() => undefined);
-  if (finished?.status !== 0) return {};
-  const { packages } = JSON.parse(finished.stdout) as {
-    packages: { name: string; manifest_path: string; metadata: { hotslot?: unknown } | null }[];
-  };
-  const found = packages.find(({ name, manifest_path }) =>
+async function packageSettings(given: Settings, inquiry: Inquiry): Promise<Settings> {
+  const metadata = await inquiry.metadata.catch(() => undefined);
+  const members = (metadata?.packages ?? []).filter(({ id }) => metadata?.workspace_members.includes(id));
+  const found = members.find(({ name, manifest_path }) =>
     given.package === undefined ? dirname(manifest_path) === process.cwd() : name === given.package,
   );
   if (found === undefined) return {};

@@ -9,8 +9,9 @@
 
 import { createHash } from 'node:crypto';
 import { createBuilder, type BuildOptions, type Builder } from './build/builder.ts';
+import type { Inquiry } from './build/inquiry.ts';
 import { requireToolchain } from './build/toolchain.ts';
-import { type Server, startServer } from './deliver/server.ts';
+import type { Server } from './deliver/server.ts';
 import { openBase } from './link/base.ts';
 import { openCompanion } from './link/companion.ts';
 import { Library } from './link/library.ts';
@@ -22,7 +23,10 @@ import type { Build, BuildFailure, Edit, Event, Image, Refusal, WasmPatch } from
 import { writeArenaObject } from './object/linking.ts';
 
 /** What to build, in cargo's words. */
-export type Selection = Omit<BuildOptions, 'arenaObject' | 'report'>;
+export interface Selection extends Omit<BuildOptions, 'arenaObject' | 'report'> {
+  /** Questions asked already. */
+  readonly inquiry?: Inquiry;
+}
 
 export interface SessionOptions extends Selection {
   readonly host: string;
@@ -42,7 +46,12 @@ const ARENA_BYTES = 8 << 20;
 /** Resolves once the page is served. A failing first build is reported, and mended by the next edit. */
 export async function startSession(options: SessionOptions): Promise<Session> {
   const session = new RunningSession(options, await openBuilder(options));
-  await session.start();
+  try {
+    await session.start();
+  } catch (error) {
+    await session.close();
+    throw error;
+  }
   return session;
 }
 
@@ -50,7 +59,11 @@ export async function startSession(options: SessionOptions): Promise<Session> {
 export async function buildOnce(
   options: Selection & { outDir: string; report: (event: Event) => void },
 ): Promise<void> {
-  const builder = await createBuilder({ ...options, arenaObject: undefined }, await requireToolchain(options));
+  const builder = await createBuilder(
+    { ...options, arenaObject: undefined },
+    await requireToolchain(options, options.inquiry?.rust),
+    options.inquiry,
+  );
   try {
     await builder.plain(options.outDir, new AbortController().signal);
   } finally {
@@ -59,8 +72,8 @@ export async function buildOnce(
 }
 
 async function openBuilder(options: SessionOptions): Promise<Builder> {
-  const toolchain = await requireToolchain(options);
-  return createBuilder({ ...options, arenaObject: writeArenaObject(ARENA_BYTES) }, toolchain);
+  const toolchain = await requireToolchain(options, options.inquiry?.rust);
+  return createBuilder({ ...options, arenaObject: writeArenaObject(ARENA_BYTES) }, toolchain, options.inquiry);
 }
 
 class RunningSession implements Session {
@@ -94,22 +107,35 @@ class RunningSession implements Session {
   }
 
   async start(): Promise<void> {
+    // Watching begins with the first build, long before rustc reads anything, so that no edit made during it is lost.
+    const watching = this.#builder.watch((edit) => this.#noticeEdit(edit));
+    const building = this.#cancellable((signal) => this.#builder.base(signal));
+    // Loaded while cargo is at work: HTTP takes a while.
+    const serving = Promise.all([watching, this.#startServer()]);
+    const built = this.#enqueue(async () => {
+      const build = await building;
+      const isServed = await serving.then(
+        () => true,
+        () => false,
+      );
+      if (isServed) await this.#firstBuild(build);
+    });
+    [this.#stopWatching, this.#server] = await serving;
+    await built;
+  }
+
+  async #startServer(): Promise<Server> {
     const { host, port, strictPort, report } = this.#options;
-    const { directory: root, name } = this.#builder;
-    this.#server = await startServer({
+    const { startServer } = await import('./deliver/server.ts');
+    return startServer({
       host,
       port,
       strictPort,
-      root,
-      name,
+      root: this.#builder.directory,
+      name: this.#builder.name,
       report,
       onReloadRequest: () => this.#enqueue(() => this.#bringUpToDate()),
     });
-    // Watching begins with the first build, long before rustc reads anything, so that no edit made during it is lost.
-    const watching = this.#builder.watch((edit) => this.#noticeEdit(edit));
-    const built = this.#enqueue(() => this.#firstBuild());
-    this.#stopWatching = await watching;
-    await built;
   }
 
   async close(): Promise<void> {
@@ -117,14 +143,13 @@ class RunningSession implements Session {
     this.#building?.abort(new Error('the session is closed'));
     await this.#stopWatching?.();
     await this.#queue;
-    await this.#server.close();
+    if (this.#stopWatching !== undefined) await this.#server.close();
     await this.#builder.close();
   }
 
   // --------------------------------------------------------------------------------------------------------- base
 
-  async #firstBuild(): Promise<void> {
-    const build = await this.#cancellable((signal) => this.#builder.base(signal));
+  async #firstBuild(build: Build | BuildFailure | undefined): Promise<void> {
     if (build?.kind === 'built') await this.#publish(build);
     else if (build !== undefined) this.#fail(build);
   }

@@ -22,10 +22,11 @@ import type { Build, BuildFailure, Diagnostic, Edit, Event, Image } from '../mod
 import { requireBindgen } from './bindgen.ts';
 import { isAlive } from './cache.ts';
 import { type Scripts, type Unit, readCaptures, readInputs, unitsOf, writeScripts } from './capture.ts';
-import { type BuildScript, type CargoRun, findWrapper, runCargo } from './cargo.ts';
+import { type BuildScript, type CargoRun, askWrapper, runCargo } from './cargo.ts';
 import { DiagnosticError } from './diagnostic.ts';
 import { bind, makeImage } from './image.ts';
-import { type CargoOptions, type Package, featureFlags, findPackage } from './package.ts';
+import type { Inquiry } from './inquiry.ts';
+import { askMetadata, type CargoOptions, type Package, featureFlags, findPackage } from './package.ts';
 import { type RustcResult, runRustc } from './rustc.ts';
 import { type Linked, readLinked } from './store.ts';
 import { type Linker, type Toolchain, linkerOf } from './rust.ts';
@@ -61,8 +62,12 @@ export interface Builder {
 }
 
 /** Throws a `DiagnosticError` when there is nothing to build, more than one thing, or a tool is missing. */
-export async function createBuilder(options: BuildOptions, toolchain: Toolchain): Promise<Builder> {
-  return new CargoBuilder(options, toolchain, await findProject(options, toolchain));
+export async function createBuilder(
+  options: BuildOptions,
+  toolchain: Toolchain,
+  inquiry?: Pick<Inquiry, 'metadata' | 'wrapper'>,
+): Promise<Builder> {
+  return new CargoBuilder(options, toolchain, await findProject(options, inquiry ?? ask(options, toolchain)));
 }
 
 /** What cargo reads from manifests and configuration; an edit of those may change it. */
@@ -74,12 +79,14 @@ interface Project {
   readonly wrapper: string;
 }
 
-async function findProject(options: CargoOptions, toolchain: Toolchain, signal?: AbortSignal): Promise<Project> {
-  const [found, wrapper] = await Promise.all([
-    findPackage(options, toolchain, signal),
-    findWrapper(options, toolchain),
-  ]);
+async function findProject(options: CargoOptions, inquiry: Pick<Inquiry, 'metadata' | 'wrapper'>): Promise<Project> {
+  const [metadata, wrapper] = await Promise.all([inquiry.metadata, inquiry.wrapper]);
+  const found = findPackage(options, metadata);
   return { package: found, bindgen: await requireBindgen(found.bindgen), wrapper };
+}
+
+function ask(options: CargoOptions, toolchain: Toolchain, signal?: AbortSignal): Pick<Inquiry, 'metadata' | 'wrapper'> {
+  return { metadata: askMetadata(options, toolchain, signal), wrapper: askWrapper(options) };
 }
 
 /** In place of a unit's key: only cargo knows what to do. */
@@ -271,7 +278,7 @@ class CargoBuilder implements Builder {
     this.#dirty.clear();
     try {
       // Its manifest may have changed: features, dependencies, and with them wasm-bindgen's version.
-      if (this.#hasRun) this.#project = await findProject(this.#options, this.#toolchain, signal);
+      if (this.#hasRun) this.#project = await findProject(this.#options, ask(this.#options, this.#toolchain, signal));
     } catch (error) {
       if (!(error instanceof DiagnosticError)) throw error;
       return { kind: 'failed', diagnostics: error.diagnostics, rustcMs: performance.now() - started };

@@ -151,18 +151,14 @@ function readBuildScript(directory: string, output: string): BuildScript {
 }
 
 /** A wrapper of the user's own (sccache and the like), which ours calls. */
-export async function findWrapper(options: CargoOptions, toolchain: Toolchain): Promise<string> {
+export async function askWrapper(options: CargoOptions): Promise<string> {
   const fromEnvironment = process.env['RUSTC_WRAPPER'] ?? process.env['CARGO_BUILD_RUSTC_WRAPPER'];
   if (fromEnvironment !== undefined) return fromEnvironment;
   // The merged configuration is an unstable command; only this question is asked with unstable features on.
-  const answer = await ask(
-    toolchain.cargo,
-    ['-Zunstable-options', 'config', 'get', 'build', '--format', 'json-value'],
-    {
-      cwd: options.directory,
-      env: { ...toolchain.environment, RUSTC_BOOTSTRAP: '1' },
-    },
-  );
+  const answer = await ask('cargo', ['-Zunstable-options', 'config', 'get', 'build', '--format', 'json-value'], {
+    cwd: options.directory,
+    env: { ...process.env, RUSTC_BOOTSTRAP: '1' },
+  });
   if (answer === undefined) return '';
   return (JSON.parse(answer) as { readonly 'rustc-wrapper'?: string })['rustc-wrapper'] ?? '';
 }

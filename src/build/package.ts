@@ -41,7 +41,8 @@ export interface Package {
   readonly units: number;
 }
 
-interface Metadata {
+/** What `cargo metadata` says; only the members that are read here. */
+export interface Metadata {
   readonly packages: readonly MetadataPackage[];
   readonly workspace_members: readonly string[];
   readonly workspace_default_members?: readonly string[];
@@ -57,6 +58,8 @@ interface MetadataPackage {
   readonly source: string | null;
   readonly manifest_path: string;
   readonly default_run: string | null;
+  /** `[package.metadata]`. */
+  readonly metadata: { readonly hotslot?: unknown } | null;
   readonly targets: readonly MetadataTarget[];
 }
 
@@ -68,11 +71,13 @@ interface MetadataTarget {
 
 export const TARGET = 'wasm32-unknown-unknown';
 
+/** For questions that need no compiler, and any cargo will do. */
+export const ON_PATH: Pick<Toolchain, 'cargo' | 'environment'> = { cargo: 'cargo', environment: process.env };
+
 /** Throws a `DiagnosticError` when there is nothing to build, or more than one thing. */
-export async function findPackage(options: CargoOptions, toolchain: Toolchain, signal?: AbortSignal): Promise<Package> {
+export function findPackage(options: CargoOptions, metadata: Metadata): Package {
   if (options.target !== undefined && options.target !== TARGET)
     throw mistake(`hotslot cannot build for ${options.target}`, `The target it knows is ${TARGET}.`);
-  const metadata = await readMetadata(options, toolchain, signal);
   const { found, target } = chooseTarget(options, metadata);
   const reachable = dependenciesOf(found.id, metadata);
   const bindgen = reachable.find((each) => each.name === 'wasm-bindgen');
@@ -105,11 +110,16 @@ export function featureFlags(options: CargoOptions): string[] {
   ];
 }
 
-async function readMetadata(options: CargoOptions, toolchain: Toolchain, signal?: AbortSignal): Promise<Metadata> {
+/** Throws a `DiagnosticError` with what cargo has to say against the manifests. */
+export async function askMetadata(
+  options: CargoOptions,
+  { cargo, environment }: Pick<Toolchain, 'cargo' | 'environment'> = ON_PATH,
+  signal?: AbortSignal,
+): Promise<Metadata> {
   const { status, stdout, stderr } = await run(
-    toolchain.cargo,
+    cargo,
     ['metadata', '--format-version', '1', '--filter-platform', TARGET, ...featureFlags(options)],
-    { cwd: options.directory, env: toolchain.environment, ...(signal && { signal }) },
+    { cwd: options.directory, env: environment, ...(signal && { signal }) },
   );
   if (status !== 0) {
     if (/could not find `Cargo.toml`/.test(stderr))

@@ -51,8 +51,14 @@ export async function findRusts(directory: string): Promise<Rust[]> {
   return rusts.filter((each, index) => rusts.findIndex((other) => other.sysroot === each.sysroot) === index);
 }
 
+/** With the sysroot of the cache that it needs, if it does. */
+export interface RustFound {
+  readonly rust: Rust;
+  readonly sysroot: string | undefined;
+}
+
 /** The best of them that can build the target now; undefined when none can. */
-export function chooseRust(rusts: readonly Rust[]): { rust: Rust; sysroot: string | undefined } | undefined {
+export function chooseRust(rusts: readonly Rust[]): RustFound | undefined {
   for (const rust of rusts) {
     if (rust.hasTarget) return { rust, sysroot: undefined };
     const sysroot = findSysroot(rust);
@@ -62,7 +68,7 @@ export function chooseRust(rusts: readonly Rust[]): { rust: Rust; sysroot: strin
 }
 
 /** As `chooseRust` of all; when the crate's own will do, the others are not even asked. */
-export async function findRust(directory: string): Promise<{ rust: Rust; sysroot: string | undefined } | undefined> {
+export async function findRust(directory: string): Promise<RustFound | undefined> {
   const own = await probe(process.env['RUSTC'] ?? 'rustc', directory);
   return (own && chooseRust([own])) ?? chooseRust(await findRusts(directory));
 }

@@ -5,9 +5,18 @@ import { existsSync, readFileSync } from 'node:fs';
 import { delimiter, dirname, join } from 'node:path';
 import { describeMissing, findBindgen, installBindgen } from './bindgen.ts';
 import { DiagnosticError } from './diagnostic.ts';
-import { type CargoOptions, TARGET, findPackage } from './package.ts';
+import { askMetadata, type CargoOptions, TARGET, findPackage } from './package.ts';
 import { ask, run } from './process.ts';
-import { type Rust, type Toolchain, chooseRust, findLinker, findRust, findRusts, toolchainOf } from './rust.ts';
+import {
+  type Rust,
+  type RustFound,
+  type Toolchain,
+  chooseRust,
+  findLinker,
+  findRust,
+  findRusts,
+  toolchainOf,
+} from './rust.ts';
 import { makeSysroot } from './sysroot.ts';
 
 /** One thing that has to be there: `found` says what it is, `missing` why it is not and what to type. */
@@ -30,8 +39,11 @@ const DEBIAN_RUST = ['rustc-web', 'cargo-web', 'rust-web-src', 'rust-web-llvm', 
 const DEBIAN_C = ['gcc', 'libc6-dev'];
 
 /** Throws a `DiagnosticError` with the same lines as `diagnose`. wasm-bindgen is the builder's to find. */
-export async function requireToolchain(options: CargoOptions): Promise<Toolchain> {
-  const toolchain = findOnPath('cc') === undefined ? undefined : await findToolchain(options.directory);
+export async function requireToolchain(
+  options: CargoOptions,
+  rust: Promise<RustFound | undefined> = findRust(options.directory),
+): Promise<Toolchain> {
+  const toolchain = findOnPath('cc') === undefined ? undefined : withLinker(await rust);
   if (toolchain) return toolchain;
   const missing = (await diagnose(options)).filter((need) => need.missing);
   throw new DiagnosticError(
@@ -79,8 +91,7 @@ export function findChromium(): string | undefined {
   return findOnPath('chromium') ?? findOnPath('chromium-browser') ?? findOnPath('google-chrome');
 }
 
-async function findToolchain(directory: string): Promise<Toolchain | undefined> {
-  const chosen = await findRust(directory);
+function withLinker(chosen: RustFound | undefined): Toolchain | undefined {
   const linker = chosen && findLinker(chosen.rust);
   return chosen && linker && toolchainOf(chosen.rust, chosen.sysroot, linker);
 }
@@ -143,7 +154,7 @@ async function bindgenVersion(toolchain: Toolchain | undefined, options: NeedOpt
   }
   if (!toolchain) return undefined;
   try {
-    return (await findPackage(options, toolchain)).bindgen;
+    return findPackage(options, await askMetadata(options, toolchain)).bindgen;
   } catch (error) {
     // Not in a crate, or not in one for wasm-bindgen: then there is no such need.
     if (error instanceof DiagnosticError) return undefined;
