@@ -117,10 +117,10 @@ fn the_object_needs_libc_and_the_slots_alone() {
 fn without_the_variable_the_program_is_as_if_the_agent_were_not_there() {
     let mut plain = Program::start(&built().plain, None);
     let mut program = Program::start(&built().program, None);
-    for command in ["threads", "answer", "through", "data 0"] {
+    for command in ["threads", "answer", "through", "data 0", "version"] {
         assert_eq!(program.ask(command).split(' ').next(), plain.ask(command).split(' ').next());
     }
-    assert_eq!(program.ask("threads"), "1");
+    assert_eq!((program.ask("threads"), program.ask("version")), ("1".to_owned(), "0 0".to_owned()));
     let named = |program: &Program, name| layout(&program.maps().replace(name, "PROGRAM"));
     let mut with_agent = named(&program, "program");
     let mut without = named(&plain, "plain");
@@ -177,19 +177,21 @@ fn a_patch_is_called_through_its_slot_until_it_is_undone() {
         let listener = Listener::new();
         let (mut program, mut connection) = listener.start(path);
         let hello = connection.hello().clone();
+        assert_eq!(program.ask("version"), "1 0");
         let first = answers(&hello, 1, 0, 42);
         assert_applied(&connection.patch(&first), 2, 1);
-        assert_eq!(program.ask("answer"), "42");
+        assert_eq!((program.ask("answer"), program.ask("version")), ("42".to_owned(), "2 1".to_owned()));
         assert_applied(&connection.undo(1), 4, 1);
-        assert_eq!(program.ask("answer"), "1");
+        assert_eq!((program.ask("answer"), program.ask("version")), ("1".to_owned(), "3 0".to_owned()));
         // What was undone stays mapped, for threads that are in it, so the next one goes elsewhere.
         assert_eq!(protection_at(&program.maps(), hello.arena.0), "r-x");
         assert_eq!(
             connection.patch(&first).reason,
             format!("a segment is not in free memory of the arena: {:#x}", hello.arena.0)
         );
+        assert_eq!(program.ask("version"), "3 0");
         apply(&mut connection, &answers(&hello, 1, 1, 43));
-        assert_eq!(program.ask("answer"), "43");
+        assert_eq!((program.ask("answer"), program.ask("version")), ("43".to_owned(), "4 1".to_owned()));
         apply(&mut connection, &answers(&hello, 2, 2, 44));
         assert_eq!(program.ask("answer"), "44");
         // A slot may go back to code of an earlier patch, or to the program's own.
