@@ -132,6 +132,22 @@ export interface Atom {
   readonly signature?: Signature;
   /** Of several objects that bring a COMDAT of one name, only one keeps its atoms. */
   readonly comdat?: string;
+  /** Of ELF code: how to unwind its frames, entry by entry. */
+  readonly unwind?: readonly Unwind[];
+}
+
+/** An entry of an unwind table. It belongs to code, and goes where the code goes. */
+export interface Unwind {
+  readonly cie: UnwindRecord;
+  readonly fde: UnwindRecord;
+  /** In the atom, of the code that it is about. */
+  readonly codeOffset: number;
+}
+
+/** A record of `.eh_frame` behind its length field. Where its code begins is not among its relocations. */
+export interface UnwindRecord {
+  readonly bytes: Uint8Array;
+  readonly relocations: readonly Relocation[];
 }
 
 /** At `offset` in the atom write a value derived from `symbol + addend`, as `kind` says. */
@@ -212,6 +228,11 @@ export interface ElfPatch extends PatchHead {
   /** Code addresses to store, each in one step, after all else is in place. */
   readonly slots: readonly { readonly address: number; readonly value: number }[];
   readonly unwind: readonly { readonly ehFrameHdr: number; readonly textStart: number; readonly textEnd: number }[];
+  /**
+   * What new thread-locals begin as, in every thread there is and will be; `offset` in the pool. Sorted, and beyond those
+   * of every earlier patch, abandoned ones included: a thread may still use what an abandoned patch brought.
+   */
+  readonly threadLocals: readonly { readonly offset: number; readonly bytes: Uint8Array }[];
   /** An ELF file with names and lines of the new code, for backtraces and debuggers. */
   readonly symbols: Uint8Array;
 }
