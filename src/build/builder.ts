@@ -21,12 +21,13 @@ import { basename, dirname, join, sep } from 'node:path';
 import type { Build, BuildFailure, Diagnostic, Edit, Event, Image } from '../model.ts';
 import { requireBindgen } from './bindgen.ts';
 import { isAlive } from './cache.ts';
-import { type Scripts, type Unit, readCaptures, readInputs, unitsOf, writeScripts } from './capture.ts';
+import { type Scripts, type Unit, readCaptures, readInputs, readVariables, unitsOf, writeScripts } from './capture.ts';
 import { type BuildScript, type CargoRun, askWrapper, runCargo } from './cargo.ts';
 import { DiagnosticError } from './diagnostic.ts';
 import { bind, makeImage } from './image.ts';
 import type { Inquiry } from './inquiry.ts';
-import { askMetadata, type CargoOptions, type Package, featureFlags, findPackage } from './package.ts';
+import { askMetadata, cargoFiles, type CargoOptions, type Package, featureFlags, findPackage } from './package.ts';
+import { recall, remember } from './memory.ts';
 import { type RustcResult, runRustc } from './rustc.ts';
 import { type Linked, readLinked } from './store.ts';
 import { type Linker, type Toolchain, linkerOf } from './rust.ts';
@@ -111,6 +112,8 @@ class CargoBuilder implements Builder {
   /** Which units (by key) have to be built again when a file changes, or `CARGO`, where rustc alone would not do. */
   #readers = new Map<string, Set<string>>();
   #buildScripts: readonly BuildScript[] = [];
+  /** What has been built: each file that went into it, and when that had been modified. */
+  readonly #built = new Map<string, number>();
   /** Cargo.lock as cargo left it: writing it is no edit. */
   #lock: string | undefined;
 
@@ -151,7 +154,11 @@ class CargoBuilder implements Builder {
   }
 
   base(signal: AbortSignal): Promise<Build | BuildFailure> {
-    return this.#exclusive(signal, (either) => this.#runCargo(either));
+    return this.#exclusive(signal, async (either) => {
+      const last = this.#resume();
+      if (last === undefined) return this.#runCargo(either);
+      return this.#dirty.size === 0 ? this.#finish(last, 0) : this.#runUnits(either);
+    });
   }
 
   update(edit: Edit, signal: AbortSignal): Promise<Build | BuildFailure> {
@@ -268,10 +275,70 @@ class CargoBuilder implements Builder {
     };
   }
 
+  // ------------------------------------------------------------------------------------------------- from start to start
+
+  /**
+   * Takes up where an earlier run left off: when nothing has changed that cargo would have to judge, rustc alone brings
+   * up to date what was edited since. Returns the folder of the last link; undefined when cargo has to run.
+   */
+  #resume(): string | undefined {
+    const built = recall(this.#paths.built) as Record<string, number> | undefined;
+    const last = this.#lastLink();
+    if (built === undefined || last === undefined) return undefined;
+    const captured = readCaptures(this.#paths.captures);
+    const root = captured.find((unit) => isRoot(unit, this.#project.package));
+    if (root === undefined) return undefined;
+    const units = unitsOf(root, captured);
+    const isThere = units.every(
+      (unit) =>
+        [...unit.outputs, ...unit.externs].every((path) => existsSync(path)) &&
+        readVariables(unit).every((name) => process.env[name] === unit.environment[name]),
+    );
+    if (!isThere) return undefined;
+    this.#units = units;
+    this.#lock = readIfThere(join(this.workspace, 'Cargo.lock'));
+    this.#readInputs();
+    for (const [path, keys] of this.#readers) {
+      const time = built[path];
+      if (time !== undefined && time === modified(path)) this.#built.set(path, time);
+      else for (const key of keys) this.#dirty.add(key);
+    }
+    this.#stale = false;
+    this.#hasRun = true;
+    return last;
+  }
+
+  /**
+   * These files have been built as they were before the run, at `times`. A file that was not known then counts when it is
+   * older than the run.
+   */
+  #remember(files: Iterable<string>, times: ReadonlyMap<string, number>, startedAt: number): void {
+    for (const path of files) {
+      const time = times.get(path) ?? modified(path);
+      // A file's time may be some milliseconds behind the clock.
+      if (times.has(path) || time < startedAt - 10) this.#built.set(path, time);
+      else this.#built.delete(path);
+    }
+    // What a build script reads and does is cargo's to judge.
+    if (this.#buildScripts.length > 0) return rmSync(this.#paths.built, { force: true });
+    const forCargo = [...this.#readers].filter(([, keys]) => keys.has(CARGO)).map(([path]) => path);
+    const named = this.#project.package.editable.flatMap(({ directory }) => [
+      join(directory, 'Cargo.toml'),
+      ...['build.rs', 'src/lib.rs', 'src/main.rs'].map((name) => join(directory, name)),
+    ]);
+    const judged = [
+      ...cargoFiles(this.#options.directory, this.workspace),
+      ...named.filter((path) => !this.#readers.has(path)),
+      ...forCargo,
+    ];
+    remember(this.#paths.built, judged, Object.fromEntries(this.#built));
+  }
+
   // -------------------------------------------------------------------------------------------------------------- cargo
 
   async #runCargo(signal: AbortSignal): Promise<Build | BuildFailure> {
     const started = performance.now();
+    const startedAt = Date.now();
     // cargo finds out for itself what changed until now. It stays responsible until it has succeeded.
     this.#stale = true;
     this.#edited.clear();
@@ -285,7 +352,11 @@ class CargoBuilder implements Builder {
     }
     this.#hasRun = true;
     const built = await this.#cargoBuild(started, signal);
-    if (built.kind === 'built') this.#stale = false;
+    if (built.kind === 'built') {
+      this.#stale = false;
+      this.#built.clear();
+      this.#remember(this.#readers.keys(), new Map(), startedAt);
+    }
     return built;
   }
 
@@ -333,7 +404,10 @@ class CargoBuilder implements Builder {
 
   async #runUnits(signal: AbortSignal): Promise<Build | BuildFailure> {
     const started = performance.now();
+    const startedAt = Date.now();
     const units = this.#outOfDate();
+    const inputs = units.flatMap(readInputs);
+    const times = new Map(inputs.map((path) => [path, modified(path)]));
     // Remembered first: when this is aborted, those that have not been started are still out of date.
     for (const unit of units) this.#dirty.add(unit.key);
     const root = units.at(-1);
@@ -387,7 +461,10 @@ class CargoBuilder implements Builder {
     // Both can happen at once: the word that all is linked was on its way when rustc was killed.
     if (isLinked && untilLinked.signal.aborted) await all;
     if (isLinked) {
-      this.#rest = all.then((results) => this.#expectSuccess(results));
+      this.#rest = all.then((results) => {
+        this.#expectSuccess(results);
+        if (results.every((each) => each?.succeeded)) this.#remember(units.flatMap(readInputs), times, startedAt);
+      });
       return this.#finish(join(store, basename(root.module)), rustcMs);
     }
 
@@ -492,6 +569,8 @@ interface Paths {
   readonly links: string;
   /** A file that names the folder of the newest link. */
   readonly last: string;
+  /** What has been built: the time of each file that went into it. */
+  readonly built: string;
   /** Folders of links that nobody needs any more. */
   readonly leftovers: readonly string[];
 }
@@ -505,7 +584,12 @@ function preparePaths(options: BuildOptions, found: Package, toolchain: Toolchai
   if (readIfThere(join(own, 'compiler')) !== compiler) rmSync(target, { recursive: true, force: true });
   const choice = [found.id, ...found.selection, ...featureFlags(options), options.profile, options.release];
   const session = join(own, createHash('sha1').update(choice.join('\n')).digest('hex').slice(0, 16));
-  const paths = { captures: join(session, 'captures'), links: join(session, 'links'), last: join(session, 'last') };
+  const paths = {
+    captures: join(session, 'captures'),
+    links: join(session, 'links'),
+    last: join(session, 'last'),
+    built: join(session, 'built'),
+  };
   for (const folder of [paths.captures, paths.links]) mkdirSync(folder, { recursive: true });
   writeFileSync(join(own, 'compiler'), compiler);
   // Two choices may write the same output file, which cargo then takes for fresh.
@@ -518,20 +602,15 @@ function preparePaths(options: BuildOptions, found: Package, toolchain: Toolchai
   return { target, scripts: writeScripts(join(own, 'bin')), leftovers, ...paths };
 }
 
-/** Files outside of packages that cargo and rustup look for: in the workspace, in the folder, and above it. */
-function cargoFiles(directory: string, workspace: string): string[] {
-  const files = [join(workspace, 'Cargo.toml'), join(workspace, 'Cargo.lock')];
-  for (let folder = directory; ; folder = dirname(folder)) {
-    for (const name of ['.cargo/config.toml', '.cargo/config', 'rust-toolchain.toml', 'rust-toolchain'])
-      files.push(join(folder, name));
-    if (folder === dirname(folder)) return files;
-  }
-}
-
 function isRoot(unit: Unit, found: Package): boolean {
   if (unit.host || unit.crate !== found.crate || unit.environment['CARGO_MANIFEST_DIR'] !== found.directory)
     return false;
   return unit.types.includes(found.selection[0] === '--lib' ? 'cdylib' : 'bin');
+}
+
+/** Milliseconds since 1970; of a file that is gone, for ever after. */
+function modified(path: string): number {
+  return statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Infinity;
 }
 
 function isFolder(path: string): boolean {

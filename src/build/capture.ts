@@ -157,18 +157,25 @@ function readUnit(path: string): Unit {
 
 /** The files rustc read for a unit: sources, and what `include_str!` and the like name. Empty before its first build. */
 export function readInputs(unit: Unit): string[] {
-  let text: string;
-  try {
-    text = readFileSync(unit.depInfo, 'utf8');
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
-    throw error;
-  }
   // Each input stands once as a rule without prerequisites, `path:`, with spaces escaped.
-  return text
+  return readDepInfo(unit)
     .split('\n')
     .filter((line) => line.endsWith(':') && !line.startsWith('#'))
     .map((line) => resolve(unit.directory, line.slice(0, -1).replaceAll('\\ ', ' ')));
+}
+
+/** Variables that rustc read by `env!`, save those that cargo sets itself. */
+export function readVariables(unit: Unit): string[] {
+  return Array.from(readDepInfo(unit).matchAll(/^# env-dep:(?!CARGO_)([^=\n]+)/gm), ([, name = '']) => name);
+}
+
+function readDepInfo(unit: Unit): string {
+  try {
+    return readFileSync(unit.depInfo, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return '';
+    throw error;
+  }
 }
 
 /** The target and the captured crates it is made of, each after what it depends on. */

@@ -1,7 +1,8 @@
 // In: a folder and cargo's target-choosing options. Out: the one package and target to build, and every package whose
 // source can be edited (workspace members and path dependencies), as `cargo metadata` knows them.
 
-import { dirname } from 'node:path';
+import { homedir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { DiagnosticError, readCargoErrors } from './diagnostic.ts';
 import { run } from './process.ts';
 import type { Toolchain } from './rust.ts';
@@ -130,6 +131,36 @@ export async function askMetadata(
     throw new DiagnosticError(...readCargoErrors(stderr, options.directory));
   }
   return JSON.parse(stdout) as Metadata;
+}
+
+/** Of the metadata only what is read here: the rest is a megabyte of features. */
+export function trimMetadata(metadata: Metadata): Metadata {
+  const { packages, workspace_members, workspace_default_members, workspace_root, target_directory, resolve } =
+    metadata;
+  return {
+    packages: packages.map(({ id, name, version, source, manifest_path, default_run, metadata: own, targets }) => ({
+      ...{ id, name, version, source, manifest_path, default_run },
+      metadata: own?.hotslot === undefined ? null : { hotslot: own.hotslot },
+      targets: targets.map(({ name: target, kind, crate_types }) => ({ name: target, kind, crate_types })),
+    })),
+    workspace_members,
+    ...(workspace_default_members && { workspace_default_members }),
+    workspace_root,
+    target_directory,
+    resolve: { nodes: resolve.nodes.map(({ id, dependencies }) => ({ id, dependencies })) },
+  };
+}
+
+/** Files outside of packages that cargo and rustup look for: in the workspace, in the folder and above it, at home. */
+export function cargoFiles(directory: string, workspace: string): string[] {
+  const files = [join(workspace, 'Cargo.toml'), join(workspace, 'Cargo.lock')];
+  const home = process.env['CARGO_HOME'] ?? join(homedir(), '.cargo');
+  files.push(join(home, 'config.toml'), join(home, 'config'));
+  for (let folder = directory; ; folder = dirname(folder)) {
+    for (const name of ['.cargo/config.toml', '.cargo/config', 'rust-toolchain.toml', 'rust-toolchain'])
+      files.push(join(folder, name));
+    if (folder === dirname(folder)) return files;
+  }
 }
 
 function chooseTarget(options: CargoOptions, metadata: Metadata): { found: MetadataPackage; target: MetadataTarget } {
