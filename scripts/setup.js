@@ -1,5 +1,5 @@
-// Flags in (`--tests`: also what only the tests need); dist/ up to date and every tool installed out, or one line for each
-// that is missing and an exit code of 1. Does nothing, quickly, when all is there.
+// Flags in (`--tests`: also what only the tests need; `--native`: nothing that only pages need); dist/ up to date and every
+// tool installed out, or one line for each that is missing and an exit code of 1. Does nothing, quickly, when all is there.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
@@ -18,6 +18,10 @@ if (changedAt(`${root}src`) > builtAt()) {
   );
   if (status !== 0) process.exit(status ?? 1);
 }
+
+// Where one of them is missing, what pages need is the least that brings both.
+const hasNative = () => ['cargo', 'cc'].every((tool) => spawnSync(tool, ['--version']).status === 0);
+if (process.argv.includes('--native') && hasNative()) process.exit();
 
 const { diagnose, meetNeeds } = await import('../dist/build/toolchain.js');
 const { DiagnosticError } = await import('../dist/build/diagnostic.js');

@@ -1,6 +1,7 @@
-// The name of an example in (counter when none is given), and flags for `hotslot serve`; its page served out.
+// The name of an example in (counter when none is given), and flags for `hotslot serve`; its page served out, or the
+// program run.
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { constants } from 'node:os';
 import { fileURLToPath } from 'node:url';
 
@@ -11,13 +12,15 @@ const name = named ? first : 'counter';
 const flags = named ? rest : process.argv.slice(2);
 const directory = `${root}examples/${name}`;
 
-if (!existsSync(`${directory}/Cargo.toml`)) {
-  const names = readdirSync(`${root}examples`).join(', ');
-  console.error(`No example '${name}'. There is: ${names}.`);
+const examples = readdirSync(`${root}examples`).filter((each) => existsSync(`${root}examples/${each}/Cargo.toml`));
+if (!examples.includes(name)) {
+  console.error([`No example '${name}'. There is:`, ...examples.map((each) => `  npm start -- ${each}`)].join('\n'));
   process.exit(2);
 }
 
-const setup = spawnSync(process.execPath, [`${root}scripts/setup.js`], { stdio: 'inherit' });
+const isForPages = readFileSync(`${directory}/Cargo.toml`, 'utf8').includes('wasm-bindgen');
+const needs = isForPages ? [] : ['--native'];
+const setup = spawnSync(process.execPath, [`${root}scripts/setup.js`, ...needs], { stdio: 'inherit' });
 if (setup.status !== 0) process.exit(setup.status ?? 1);
 
 // Ctrl-C reaches the server too, as it is of the same process group: it closes, then this ends with its code. A signal to
