@@ -1,16 +1,32 @@
 // The build stage on a real crate with real cargo and rustc: each test edits the crate and looks at the objects that come
 // out. The crate has what makes builds interesting: a path dependency outside of its folder with one of its own, a build
 // script, included files, a feature.
-import { chmodSync, mkdirSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { execFileSync } from 'node:child_process';
+import {
+  chmodSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 
 import { type Builder, createBuilder } from '../src/build/builder.ts';
+import { writeScripts } from '../src/build/capture.ts';
 import { DiagnosticError } from '../src/build/diagnostic.ts';
+import { askMetadata, type CargoOptions, findPrograms } from '../src/build/package.ts';
 import type { Toolchain } from '../src/build/rust.ts';
 import { diagnose, requireToolchain } from '../src/build/toolchain.ts';
-import type { Build, BuildFailure, Edit, Event, ObjectSource } from '../src/model.ts';
+import { readLinked } from '../src/build/store.ts';
+import type { Build, BuildFailure, Edit, Event, ObjectSource, Rewrite } from '../src/model.ts';
+import { SHF_ALLOC, SHF_WRITE } from '../src/object/elf.ts';
+import { readElfObject } from '../src/object/elfobject.ts';
+import { writeElfObject } from '../src/object/elfwriter.ts';
 import { writeArenaObject } from '../src/object/linking.ts';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
@@ -68,6 +84,9 @@ pub fn volume() -> String {
   'far/src/lib.rs': 'pub fn text<T>() -> String {\n    format!("far-one {}", size_of::<T>())\n}\n',
 };
 
+const WASM = 'wasm32-unknown-unknown';
+const NATIVE = 'x86_64-unknown-linux-gnu';
+
 let toolchain: Toolchain;
 let builder: Builder;
 /** What the objects are now. */
@@ -117,6 +136,12 @@ function contains(objects: readonly ObjectSource[], text: string): boolean {
 
 function crates(objects: readonly ObjectSource[]): string[] {
   return [...new Set(objects.map((object) => object.name.replace(/[-.].*/, '')))].sort();
+}
+
+/** `NAME for TARGET`, of what would be served. */
+async function programs(directory: string, more?: Partial<CargoOptions>): Promise<string[]> {
+  const options = { directory, ...more };
+  return findPrograms(options, await askMetadata(options)).map(({ name, target }) => `${name} for ${target}`);
 }
 
 async function open(directory: string, more: Partial<Parameters<typeof createBuilder>[0]> = {}): Promise<Builder> {
@@ -444,7 +469,8 @@ describe('a mistake in the choice of what to build', () => {
   test('no such target, package or platform', async () => {
     expect(await mistake(APP, { bin: 'other' })).toMatch(/^my-app has no bin other/);
     expect(await mistake(APP, { package: 'other' })).toBe('No package other in this workspace | It has: my-app.');
-    expect(await mistake(APP, { target: 'x86_64-unknown-linux-gnu' })).toMatch(/^hotslot cannot build for x86_64/);
+    await expect(programs(APP, { target: NATIVE })).rejects.toThrow(/^my-app has no binary/);
+    await expect(programs(APP, { target: 'i686-unknown-linux-gnu' })).rejects.toThrow(/^hotslot cannot build for i686/);
   });
 
   test('a library that is not a cdylib, without wasm-bindgen', async () => {
@@ -502,6 +528,251 @@ test('other choices: a release build of a workspace member’s binary, with feat
   ).toHaveLength(1);
   await other.close();
 });
+
+describe('a native program', () => {
+  const SPACE = join(WORK, 'space');
+  const SERVER = join(SPACE, 'server');
+  let native: Toolchain;
+  let server: Builder;
+  let build: Build;
+
+  const openNative = (more: Partial<Parameters<typeof createBuilder>[0]> = {}): Promise<Builder> =>
+    createBuilder(
+      {
+        directory: SERVER,
+        targetDirectory: join(WORK, 'target'),
+        arenaObject: undefined,
+        report: (event) => events.push(event),
+        ...more,
+      },
+      native,
+    );
+  /** Every object as it is, and what the agent asks of the object with the stubs. */
+  const unchanged = ({ objects }: Build): Rewrite => ({
+    objects: new Map(objects.map((object) => [object.name, object.bytes()])),
+    added: new Map([['slots.o', slotsObject()]]),
+  });
+  const edit = async (...paths: string[]): Promise<ObjectSource[]> => {
+    const before = build;
+    build = built(await server.update({ paths, at: 0 }, never));
+    return changed(before, build);
+  };
+  const output = (path: string, ...args: string[]): string => execFileSync(path, args, { encoding: 'utf8' });
+
+  beforeAll(async () => {
+    rmSync(SPACE, { recursive: true, force: true });
+    const member = (name: string, more = ''): void => {
+      write(`space/${name}/Cargo.toml`, `[package]\nname = "${name}"\nversion = "0.1.0"\nedition = "2024"\n${more}`);
+    };
+    write('space/Cargo.toml', '[workspace]\nresolver = "3"\nmembers = ["server", "text", "web", "xtask"]\n');
+    write('space/Cargo.lock', readFileSync(EXAMPLE_LOCK, 'utf8'));
+    member('server', '\n[dependencies]\ntext = { path = "../text" }\n');
+    write(
+      'space/server/src/main.rs',
+      `fn main() {
+    let program = std::env::args().next().unwrap();
+    println!("{program}: main-one {} {} {}", text::text(), include_str!("notice.txt").trim(), env!("BUILT"));
+}
+`,
+    );
+    write('space/server/src/notice.txt', 'notice-one\n');
+    write('space/server/build.rs', FILES['app/build.rs'] ?? '');
+    write('space/server/built.txt', 'built-one\n');
+    // As many libraries do, it needs wasm-bindgen in a page only.
+    member('text', '\n[target.\'cfg(target_arch = "wasm32")\'.dependencies]\nwasm-bindgen = "0.2"\n');
+    write(
+      'space/text/src/lib.rs',
+      'pub fn text() -> String {\n    format!("text-one {}", std::process::id() > 0)\n}\n',
+    );
+    member('web', '\n[lib]\ncrate-type = ["cdylib"]\n\n[dependencies]\nwasm-bindgen = "0.2"\n');
+    write('space/web/src/lib.rs', '');
+    member('xtask');
+    write('space/xtask/src/main.rs', 'fn main() {}\n');
+    native = await requireToolchain({ directory: SERVER, target: NATIVE });
+    server = await openNative();
+    build = built(await server.base(never));
+  });
+
+  afterAll(() => server?.close());
+
+  test('is found beside the one for the web, or alone, by what it depends on', async () => {
+    expect(await programs(SPACE)).toEqual([`server for ${NATIVE}`, `web for ${WASM}`]);
+    expect(await programs(SPACE, { package: 'web' })).toEqual([`web for ${WASM}`]);
+    expect(await programs(SPACE, { target: NATIVE })).toEqual([`server for ${NATIVE}`]);
+    expect(await programs(SERVER)).toEqual([`server for ${NATIVE}`]);
+    expect(await programs(APP)).toEqual([`my-app for ${WASM}`]);
+    // A binary that depends on wasm-bindgen can be both.
+    write('space/web/src/main.rs', 'fn main() {}\n');
+    expect(await programs(SPACE, { package: 'web' })).toEqual([`web for ${WASM}`]);
+    expect(await programs(SPACE, { package: 'web', target: NATIVE })).toEqual([`web for ${NATIVE}`]);
+    await expect(programs(SPACE, { target: NATIVE })).rejects.toThrow(
+      /^Several packages could be served: server, web\n/,
+    );
+    rmSync(join(SPACE, 'web/src/main.rs'));
+  });
+
+  test('has the objects of its own crates, and only those that rustc takes from its source', () => {
+    expect(server).toMatchObject({ platform: 'native', name: 'server', directory: SERVER, workspace: SPACE });
+    expect(crates(build.objects)).toEqual(['server', 'text']);
+    const defined = build.objects.flatMap((object) =>
+      readElfObject(object.bytes(), object.name).symbols.filter(({ atom }) => atom !== undefined),
+    );
+    expect(defined.some(({ name }) => name === 'main')).toBe(true);
+    expect(defined.filter(({ name }) => name.includes('__rust_no_alloc_shim'))).toEqual([]);
+    const archives = build.archives.map((archive) => archive.path.replace(/^.*\/lib(\w+)-.*$/, '$1'));
+    expect(archives).toEqual(expect.arrayContaining(['std', 'core', 'alloc']));
+    expect(archives).not.toContain('text');
+  });
+
+  test('an edit gives the objects that changed: of a function, of a library, an included file, a build script', async () => {
+    const objects = await edit(replace('space/server/src/main.rs', 'main-one', 'main-two'));
+    expect(crates(objects)).toEqual(['server']);
+    expect(contains(objects, 'main-two')).toBe(true);
+    expect(objects.length).toBeLessThan(build.objects.length / 2);
+    const library = await edit(replace('space/text/src/lib.rs', 'text-one', 'text-two'));
+    expect(crates(library)).toContain('text');
+    expect(contains(library, 'text-two')).toBe(true);
+    expect(contains(await edit(write('space/server/src/notice.txt', 'notice-two\n')), 'notice-two')).toBe(true);
+    expect(contains(await edit(write('space/server/built.txt', 'built-two\n')), 'built-two')).toBe(true);
+  });
+
+  test('is linked from its objects and the agent by cargo’s own linker, and does what cargo’s does', async () => {
+    const rewrite = unchanged(build);
+    const executable = await server.executable(build, rewrite, never);
+    expect(basename(executable.path)).toBe('server');
+    expect(readFileSync(executable.path).equals(executable.bytes)).toBe(true);
+    for (const name of ['HOTSLOT_SOCKET', '__hotslot_slots_start', 'Linker: LLD'])
+      expect(Buffer.from(executable.bytes).includes(name), name).toBe(true);
+
+    const directory = join(WORK, 'plain-native');
+    rmSync(directory, { recursive: true, force: true });
+    await server.plain(directory, never);
+    const plain = join(directory, 'server');
+    expect(readFileSync(plain).equals(readFileSync(join(WORK, 'target/debug/server')))).toBe(true);
+    expect(readFileSync(plain).includes('HOTSLOT_SOCKET')).toBe(false);
+    const said = output(executable.path);
+    expect(said).toBe(`${executable.path}: main-two text-two true notice-two built-two\n`);
+    expect(said.replace(executable.path, plain)).toBe(output(plain));
+
+    const again = await server.executable(build, rewrite, never);
+    expect(again.path).not.toBe(executable.path);
+    expect(output(again.path)).toBe(said.replace(executable.path, again.path));
+    expect(output(executable.path)).toBe(said);
+  });
+
+  test('a linker that fails is quoted', async () => {
+    const rewrite = { ...unchanged(build), added: new Map() };
+    const error = await server.executable(build, rewrite, never).catch((reason: unknown) => reason);
+    expect(error).toBeInstanceOf(DiagnosticError);
+    const [diagnostic] = (error as DiagnosticError).diagnostics;
+    expect(diagnostic).toMatchObject({
+      text: 'The linker failed',
+      notes: [expect.stringContaining('__hotslot_slots')],
+    });
+  });
+
+  test('rustc’s arguments are taken from a file, too, when a command line cannot hold them', () => {
+    const store = join(WORK, 'response');
+    rmSync(store, { recursive: true, force: true });
+    const directory = join(store, 'a "folder" of \\ours');
+    mkdirSync(directory, { recursive: true });
+    const object = build.objects.find(({ name }) => name.startsWith('server-'))?.bytes() ?? new Uint8Array();
+    const args = ['-m64', ...Array.from({ length: 5000 }, (_, index) => `-Wl,--defsym=s${index}=${index}`)];
+    for (const name of ['symbols.o', 'a-1.unit.call.rcgu.o']) {
+      writeFileSync(join(directory, name), object);
+      args.push(join(directory, name));
+    }
+    args.push('-o', join(directory, 'server-1'), '-pie');
+    // https://github.com/rust-lang/rust/blob/1.95.0/compiler/rustc_codegen_ssa/src/back/link.rs, `Escape`
+    const file = write(
+      'response/linker-arguments',
+      `${args.map((each) => each.replaceAll(/[\\ ]/g, '\\$&')).join('\n')}\n`,
+    );
+    const { linker } = writeScripts(join(store, 'bin'), 'native');
+    execFileSync(linker, [`@${file}`], { env: { ...process.env, HOTSLOT_STORE: store } });
+    const folder = join(store, 'server-1');
+    const linked = readLinked(folder, new Set(), 'native');
+    expect(linked.objects.map(({ name }) => name)).toEqual(['a-1.unit']);
+    expect(linked.args()).toEqual(args.map((each) => (each.endsWith('.o') ? join(folder, basename(each)) : each)));
+  });
+
+  test('another linker, static libraries of C, no cc, and what cannot be patched', async () => {
+    const config = (text: string): string => write('space/.cargo/config.toml', text);
+    // GNU ld instead of rustc's choice; C in the library crate, which its rlib brings along.
+    config('[build]\nrustflags = ["-C", "link-arg=-fuse-ld=bfd", "-C", "strip=symbols"]\n');
+    write(
+      'space/text/build.rs',
+      `use std::{env, path::Path, process::Command};
+fn main() {
+    let out = env::var("OUT_DIR").unwrap();
+    let object = Path::new(&out).join("answer.o");
+    assert!(Command::new("cc").args(["-w", "-c", "answer.c", "-o"]).arg(&object).status().unwrap().success());
+    assert!(Command::new("ar").arg("rcs").arg(Path::new(&out).join("libanswer.a")).arg(&object).status().unwrap().success());
+    println!("cargo::rustc-link-search=native={out}\\ncargo::rustc-link-lib=static=answer");
+}
+`,
+    );
+    write('space/text/answer.c', 'int answer(void) { return 42; }\n');
+    write(
+      'space/text/src/lib.rs',
+      'unsafe extern "C" { safe fn answer() -> i32; }\npub fn text() -> String {\n    format!("answer-{}", answer())\n}\n',
+    );
+    await edit(join(SPACE, '.cargo/config.toml'), join(SPACE, 'text/build.rs'), join(SPACE, 'text/src/lib.rs'));
+    expect(build.objects.filter(({ name }) => name.includes('answer'))).toEqual([]);
+    const executable = await server.executable(build, unchanged(build), never);
+    expect(output(executable.path)).toContain('main-two answer-42');
+    expect(Buffer.from(executable.bytes).includes('Linker: LLD')).toBe(false);
+    expect(Buffer.from(executable.bytes).includes('hotslot_slots_start')).toBe(true);
+
+    config('[build]\nrustflags = ["-C", "linker=cc-of-nobody"]\n');
+    await edit(join(SPACE, '.cargo/config.toml'));
+    await expect(server.executable(build, unchanged(build), never)).rejects.toThrow(
+      'The linker cc-of-nobody is not installed',
+    );
+
+    config('[build]\nrustflags = ["-C", "target-feature=+crt-static"]\n');
+    const failure = await server.update({ paths: [join(SPACE, '.cargo/config.toml')], at: 0 }, never);
+    expect(failure.kind === 'failed' && failure.diagnostics[0]?.text).toMatch(/cannot patch a program that libc/);
+  });
+
+  test('its needs are few, and a missing compiler is told in one line', async () => {
+    const needs = await diagnose({ directory: SERVER });
+    expect(needs.map(({ name, missing }) => [name, missing])).toEqual([
+      ['C compiler', undefined],
+      [`Rust for ${NATIVE}`, undefined],
+    ]);
+    const { PATH } = process.env;
+    const folder = join(WORK, 'tools');
+    rmSync(folder, { recursive: true, force: true });
+    mkdirSync(folder, { recursive: true });
+    for (const name of ['rustc', 'cargo']) symlinkSync(join(dirname(native.rustc), name), join(folder, name));
+    process.env['PATH'] = folder;
+    try {
+      await expect(requireToolchain({ directory: SERVER, target: NATIVE })).rejects.toThrow(
+        /^C compiler: programs are linked by it\n.*apt-get install gcc libc6-dev$/,
+      );
+    } finally {
+      process.env['PATH'] = PATH;
+    }
+  });
+});
+
+/** The bounds of no slots at all. */
+function slotsObject(): Uint8Array {
+  const symbol = {
+    binding: 'global',
+    type: 'object',
+    visibility: 'hidden',
+    section: 0,
+    value: 0,
+    sizeBytes: 0,
+  } as const;
+  return writeElfObject({
+    sections: [{ name: '.data.slots', flags: SHF_ALLOC | SHF_WRITE, alignment: 8, bytes: new Uint8Array(8) }],
+    symbols: ['__hotslot_slots_start', '__hotslot_slots_end'].map((name) => ({ ...symbol, name })),
+    relocations: [],
+  });
+}
 
 test('the doctor finds all that these tests use', async () => {
   const needs = await diagnose({ directory: APP, tests: true });

@@ -1,4 +1,4 @@
-// In: edits. Out: builds: the objects of the whole program as rustc leaves them, and, when asked, the linked image.
+// In: edits. Out: builds: the objects of the whole program as rustc leaves them, and, when asked, the linked program.
 //
 // cargo runs for the base build and whenever what it was told may have changed; its calls of rustc are recorded. An edit
 // of Rust source only repeats the calls it affects. What is out of date is remembered until it has been built, so a build
@@ -16,46 +16,55 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { rm } from 'node:fs/promises';
+import { copyFile, mkdir, rm } from 'node:fs/promises';
 import { basename, dirname, join, sep } from 'node:path';
-import type { Build, BuildFailure, Diagnostic, Edit, Event, Image } from '../model.ts';
+import type { Build, BuildFailure, Diagnostic, Edit, Event, Executable, Image, Rewrite } from '../model.ts';
+import { findAgent } from './agent.ts';
 import { requireBindgen } from './bindgen.ts';
 import { isAlive } from './cache.ts';
 import { type Scripts, type Unit, readCaptures, readInputs, readVariables, unitsOf, writeScripts } from './capture.ts';
 import { type BuildScript, type CargoRun, askWrapper, runCargo } from './cargo.ts';
 import { DiagnosticError } from './diagnostic.ts';
+import { ProgramLinker } from './executable.ts';
 import { bind, makeImage } from './image.ts';
 import type { Inquiry } from './inquiry.ts';
 import { askMetadata, cargoFiles, type CargoOptions, type Package, featureFlags, findPackage } from './package.ts';
 import { recall, remember } from './memory.ts';
+import type { Platform } from './platform.ts';
 import { type RustcResult, runRustc } from './rustc.ts';
 import { type Linked, readLinked } from './store.ts';
 import { type Linker, type Toolchain, linkerOf } from './rust.ts';
 import { type Watched, type Watcher, watch } from './watch.ts';
 
 export interface BuildOptions extends CargoOptions {
-  /** A relocatable object to add to the link. */
+  /** A relocatable object to add to the link of a wasm program. */
   readonly arenaObject: Uint8Array | undefined;
   /** Told of progress, and of compiler warnings as log lines. */
   readonly report: (event: Event) => void;
 }
 
 export interface Builder {
-  /** wasm-bindgen's output name: the crate's or binary's, with underscores. */
+  readonly platform: Platform;
+  /** wasm-bindgen's output name, which is the crate's or binary's with underscores; of a native program, its file's. */
   readonly name: string;
   /** The package's folder. */
   readonly directory: string;
   /** The workspace's root folder. */
   readonly workspace: string;
-  /** Builds by cargo. Rejects with the signal's reason when aborted, as `update` and `image` do. */
+  /** Builds by cargo. Rejects with the signal's reason when aborted, as the others do. */
   base(signal: AbortSignal): Promise<Build | BuildFailure>;
   /** Builds what the edit touched. Returns the very same `Build` as before when that is nothing. */
   update(edit: Edit, signal: AbortSignal): Promise<Build | BuildFailure>;
-  /** Links and binds. Throws a `DiagnosticError` when the linker or wasm-bindgen does not want to. */
+  /** Links and binds a wasm program. Throws a `DiagnosticError` when the linker or wasm-bindgen does not want to. */
   image(build: Build, signal: AbortSignal): Promise<Image>;
-  /** The build's image is not served any more. Its objects stay readable as long as anything refers to them. */
+  /**
+   * Links a native program from rewritten objects and the agent. Each call makes a new file, named as cargo names it,
+   * which stays until the build is released. Throws a `DiagnosticError` when the linker does not want to.
+   */
+  executable(build: Build, rewrite: Rewrite, signal: AbortSignal): Promise<Executable>;
+  /** The build's program is not served or run any more. Its objects stay readable as long as anything refers to them. */
   release(build: Build): void;
-  /** What cargo and wasm-bindgen make by themselves, written into `directory`. Throws a `DiagnosticError`. */
+  /** What cargo, for a page with wasm-bindgen, makes by itself, written into `directory`. Throws a `DiagnosticError`. */
   plain(directory: string, signal: AbortSignal): Promise<void>;
   /** Resolves when no edit can be missed any more. Call it before `base`; the result stops watching. */
   watch(onEdit: (edit: Edit) => void): Promise<() => Promise<void>>;
@@ -68,27 +77,41 @@ export async function createBuilder(
   toolchain: Toolchain,
   inquiry?: Pick<Inquiry, 'metadata' | 'wrapper'>,
 ): Promise<Builder> {
-  return new CargoBuilder(options, toolchain, await findProject(options, inquiry ?? ask(options, toolchain)));
+  return new CargoBuilder(
+    options,
+    toolchain,
+    await findProject(options, toolchain, inquiry ?? ask(options, toolchain)),
+  );
 }
 
 /** What cargo reads from manifests and configuration; an edit of those may change it. */
 interface Project {
   readonly package: Package;
-  /** Path of wasm-bindgen. */
+  /** Path of wasm-bindgen; empty for a native program. */
   readonly bindgen: string;
   /** The user's own wrapper around rustc. */
   readonly wrapper: string;
 }
 
-async function findProject(options: CargoOptions, inquiry: Pick<Inquiry, 'metadata' | 'wrapper'>): Promise<Project> {
+async function findProject(
+  options: CargoOptions,
+  { target }: Toolchain,
+  inquiry: Pick<Inquiry, 'metadata' | 'wrapper'>,
+): Promise<Project> {
   const [metadata, wrapper] = await Promise.all([inquiry.metadata, inquiry.wrapper]);
-  const found = findPackage(options, metadata);
-  return { package: found, bindgen: await requireBindgen(found.bindgen), wrapper };
+  const found = findPackage({ ...options, target }, metadata);
+  return { package: found, bindgen: found.platform === 'wasm' ? await requireBindgen(found.bindgen) : '', wrapper };
 }
 
 function ask(options: CargoOptions, toolchain: Toolchain, signal?: AbortSignal): Pick<Inquiry, 'metadata' | 'wrapper'> {
   return { metadata: askMetadata(options, toolchain, signal), wrapper: askWrapper(options) };
 }
+
+const STATIC: Diagnostic = {
+  severity: 'error',
+  text: 'hotslot cannot patch a program that libc is linked into',
+  hint: 'Leave out `-C target-feature=+crt-static` while developing.',
+};
 
 /** In place of a unit's key: only cargo knows what to do. */
 const CARGO = 'cargo';
@@ -125,6 +148,7 @@ class CargoBuilder implements Builder {
   #previous: Promise<unknown> = Promise.resolve();
   #rest: Promise<unknown> = Promise.resolve();
   readonly #clearing: Promise<unknown>;
+  #programLinker: ProgramLinker | undefined;
   #watcher: Watcher | undefined;
   readonly #warned = new Set<string>();
   readonly #closing = new AbortController();
@@ -141,8 +165,13 @@ class CargoBuilder implements Builder {
     );
   }
 
+  get platform(): Platform {
+    return this.#project.package.platform;
+  }
+
   get name(): string {
-    return this.#project.package.crate;
+    const { platform, program, crate } = this.#project.package;
+    return platform === 'native' ? program : crate;
   }
 
   get directory(): string {
@@ -173,16 +202,38 @@ class CargoBuilder implements Builder {
   }
 
   async image(build: Build, signal: AbortSignal): Promise<Image> {
-    const linked = this.#links.get(build);
-    if (!linked) throw new Error('expected a build of this builder that has not been released');
+    const linked = this.#linkOf(build, 'wasm');
     const run = {
       linker: this.#linker(),
       bindgen: this.#project.bindgen,
       name: this.name,
       extra: this.#arena(),
     };
-    this.#pinned.add(linked);
     return makeImage(linked, run, AbortSignal.any([signal, this.#closing.signal]));
+  }
+
+  async executable(build: Build, rewrite: Rewrite, signal: AbortSignal): Promise<Executable> {
+    const linked = this.#linkOf(build, 'native');
+    const root = this.#units.at(-1);
+    if (!root) throw new Error('expected a unit that was linked');
+    const run = {
+      linker: this.#linker().program,
+      directory: root.directory,
+      environment: root.environment,
+      name: this.name,
+      agent: await findAgent(this.#toolchain),
+    };
+    this.#programLinker ??= new ProgramLinker(this.#newStore());
+    return this.#programLinker.link(linked, rewrite, run, AbortSignal.any([signal, this.#closing.signal]));
+  }
+
+  /** Its folder stays until the build is released. */
+  #linkOf(build: Build, platform: Platform): Linked {
+    const linked = this.#links.get(build);
+    if (!linked || platform !== this.platform)
+      throw new Error(`expected a ${platform} build of this builder that has not been released`);
+    this.#pinned.add(linked);
+    return linked;
   }
 
   /** The arena's object, written once: it holds megabytes of zeros. */
@@ -218,8 +269,13 @@ class CargoBuilder implements Builder {
       );
       this.#reportWarnings(result.warnings);
       if (!result.succeeded) throw new DiagnosticError(...result.errors);
-      if (result.module === undefined) throw new Error(`cargo built ${this.name}, but named no wasm file`);
-      await bind({ bindgen: this.#project.bindgen, name: this.name }, result.module, directory, [], either);
+      if (result.output === undefined) throw new Error(`cargo built ${this.name}, but named no file of it`);
+      if (this.platform === 'wasm')
+        await bind({ bindgen: this.#project.bindgen, name: this.name }, result.output, directory, [], either);
+      else {
+        await mkdir(directory, { recursive: true });
+        await copyFile(result.output, join(directory, basename(result.output)));
+      }
     });
   }
 
@@ -345,7 +401,10 @@ class CargoBuilder implements Builder {
     this.#dirty.clear();
     try {
       // Its manifest may have changed: features, dependencies, and with them wasm-bindgen's version.
-      if (this.#hasRun) this.#project = await findProject(this.#options, ask(this.#options, this.#toolchain, signal));
+      if (this.#hasRun) {
+        const inquiry = ask(this.#options, this.#toolchain, signal);
+        this.#project = await findProject(this.#options, this.#toolchain, inquiry);
+      }
     } catch (error) {
       if (!(error instanceof DiagnosticError)) throw error;
       return { kind: 'failed', diagnostics: error.diagnostics, rustcMs: performance.now() - started };
@@ -365,7 +424,7 @@ class CargoBuilder implements Builder {
     const store = this.#newStore();
     const last = this.#lastLink();
     // cargo links again when the output is gone. It must, when there is no record of the last link.
-    if (last === undefined) for (const unit of this.#captured()) rmSync(unit.module, { force: true });
+    if (last === undefined) for (const unit of this.#captured()) rmSync(unit.linked, { force: true });
     const cargo: CargoRun = {
       options: this.#options,
       package: this.#project.package,
@@ -389,7 +448,8 @@ class CargoBuilder implements Builder {
     if (!root) throw new Error(`cargo built ${this.name}, but its call of rustc was not recorded in ${captures}`);
     this.#units = unitsOf(root, captured);
     this.#readInputs();
-    const fresh = join(store, basename(root.module));
+    if (this.platform === 'native' && root.isStatic) return { kind: 'failed', diagnostics: [STATIC], rustcMs };
+    const fresh = join(store, basename(root.linked));
     const folder = existsSync(join(fresh, 'line')) ? fresh : last;
     if (folder === undefined) throw new Error(`cargo built ${this.name}, but did not link it into ${store}`);
     return this.#finish(folder, rustcMs);
@@ -465,7 +525,7 @@ class CargoBuilder implements Builder {
         this.#expectSuccess(results);
         if (results.every((each) => each?.succeeded)) this.#remember(units.flatMap(readInputs), times, startedAt);
       });
-      return this.#finish(join(store, basename(root.module)), rustcMs);
+      return this.#finish(join(store, basename(root.linked)), rustcMs);
     }
 
     const results = (await all).filter((each) => each !== undefined);
@@ -499,7 +559,7 @@ class CargoBuilder implements Builder {
 
   #finish(folder: string, rustcMs: number): Build {
     const editable = new Set(this.#units.flatMap((unit) => unit.outputs).map((path) => basename(path)));
-    const linked = readLinked(folder, editable);
+    const linked = readLinked(folder, editable, this.platform);
     const build: Build = { kind: 'built', objects: linked.objects, archives: linked.archives, rustcMs };
     this.#links.set(build, linked);
     this.#build = build;
@@ -533,7 +593,8 @@ class CargoBuilder implements Builder {
   /** The user's own linker, when they named one. */
   #linker(): Linker {
     const own = this.#units.at(-1)?.linker;
-    return own === undefined ? this.#toolchain.linker : linkerOf(own);
+    if (own === undefined) return this.#toolchain.linker;
+    return this.platform === 'wasm' ? linkerOf(own) : { program: own, prefix: [] };
   }
 
   #newStore(): string {
@@ -577,7 +638,11 @@ interface Paths {
 
 /** What was recorded persists between starts, for the same choice of package, features and profile. */
 function preparePaths(options: BuildOptions, found: Package, toolchain: Toolchain): Paths {
-  const target = join(options.targetDirectory ?? found.targetDirectory, 'hotslot');
+  // Of its own for each platform: then the programs of a workspace do not wait for each other's cargo.
+  const target = join(
+    options.targetDirectory ?? found.targetDirectory,
+    found.platform === 'wasm' ? 'hotslot' : 'hotslot-native',
+  );
   const own = join(target, 'hotslot');
   const compiler = [toolchain.version, toolchain.rustc, ...toolchain.prefix].join('\n');
   // Objects of two compilers, or of two builds of std, do not mix, and cargo does not always notice.
@@ -599,7 +664,7 @@ function preparePaths(options: BuildOptions, found: Package, toolchain: Toolchai
   const leftovers = readdirSync(paths.links)
     .filter((name) => !isAlive(Number(name.split('-')[0])) && !last?.startsWith(join(paths.links, name) + sep))
     .map((name) => join(paths.links, name));
-  return { target, scripts: writeScripts(join(own, 'bin')), leftovers, ...paths };
+  return { target, scripts: writeScripts(join(own, 'bin'), found.platform), leftovers, ...paths };
 }
 
 function isRoot(unit: Unit, found: Package): boolean {

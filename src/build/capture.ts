@@ -25,7 +25,7 @@ export interface Unit {
   /** What it makes that others name in `--extern`; empty for a binary. */
   readonly outputs: readonly string[];
   /** What the linker makes of it, when it is linked. */
-  readonly module: string;
+  readonly linked: string;
   /** libc is to be linked into it. */
   readonly isStatic: boolean;
   /** The paths of its own `--extern`s. */
@@ -95,7 +95,7 @@ mv "$line" "$store/line" || exit 1
 [ -z "$HOTSLOT_NOTIFY" ] || echo linked >&3
 `;
 
-export function writeScripts(folder: string, platform: Platform = 'wasm'): Scripts {
+export function writeScripts(folder: string, platform: Platform): Scripts {
   mkdirSync(folder, { recursive: true });
   // The name tells rustc which flavour of command line to write.
   const scripts = { wrapper: join(folder, 'rustc'), linker: join(folder, platform === 'native' ? 'cc' : 'wasm-ld') };
@@ -145,7 +145,7 @@ function readUnit(path: string): Unit {
     environment,
     host,
     outputs: isLibrary ? ['rlib', 'rmeta'].map((suffix) => join(output, `lib${crate}${extra}.${suffix}`)) : [],
-    module: join(output, `${crate}${extra}${target?.startsWith('wasm') ? '.wasm' : ''}`),
+    linked: join(output, `${crate}${extra}${target?.startsWith('wasm') ? '.wasm' : ''}`),
     isStatic: settings('target-feature').some((each) => each.split(',').includes('+crt-static')),
     externs: args
       .filter((_, index) => args[index - 1] === '--extern')

@@ -5,7 +5,7 @@ import { dirname, join, resolve } from 'node:path';
 import type { Diagnostic, Event } from '../model.ts';
 import type { Scripts } from './capture.ts';
 import { type RustcMessage, isSummary, readCargoErrors, readDiagnostic } from './diagnostic.ts';
-import { type CargoOptions, type Package, TARGET, featureFlags } from './package.ts';
+import { type CargoOptions, type Package, featureFlags } from './package.ts';
 import { ask, run } from './process.ts';
 import type { Toolchain } from './rust.ts';
 
@@ -30,8 +30,8 @@ interface Capture {
 
 export interface CargoResult {
   readonly succeeded: boolean;
-  /** The linked module of the package; with a capture, an empty file. */
-  readonly module: string | undefined;
+  /** The program, linked; with a capture, an empty file. */
+  readonly output: string | undefined;
   readonly errors: readonly Diagnostic[];
   readonly warnings: readonly Diagnostic[];
   /** What cargo watches for the build scripts of editable packages. */
@@ -53,6 +53,7 @@ type CargoMessage =
       readonly package_id: string;
       readonly target: { readonly name: string };
       readonly filenames: readonly string[];
+      readonly executable: string | null;
     }
   | { readonly reason: 'build-script-executed'; readonly package_id: string; readonly out_dir: string }
   | { readonly reason: 'build-finished'; readonly success: boolean };
@@ -63,7 +64,7 @@ export async function runCargo(cargo: CargoRun, signal: AbortSignal): Promise<Ca
   const warnings: Diagnostic[] = [];
   const scripts: BuildScript[] = [];
   const stderr: string[] = [];
-  let module: string | undefined;
+  let output: string | undefined;
   let done = 0;
 
   const read = (line: string): void => {
@@ -71,7 +72,11 @@ export async function runCargo(cargo: CargoRun, signal: AbortSignal): Promise<Ca
     const message = JSON.parse(line) as CargoMessage;
     if (message.reason === 'compiler-artifact') {
       done += 1;
-      if (message.package_id === found.id) module = message.filenames.find((path) => path.endsWith('.wasm')) ?? module;
+      if (message.package_id === found.id)
+        output =
+          found.platform === 'native'
+            ? (message.executable ?? output)
+            : (message.filenames.find((path) => path.endsWith('.wasm')) ?? output);
       report({ event: 'progress', text: message.target.name, done, total: Math.max(done, found.units) });
     } else if (message.reason === 'compiler-message' && !isSummary(message.message)) {
       const diagnostic = readDiagnostic(message.message, (path) => locate(path, found, message.manifest_path));
@@ -89,8 +94,9 @@ export async function runCargo(cargo: CargoRun, signal: AbortSignal): Promise<Ca
     [
       'build',
       '--message-format=json-diagnostic-rendered-ansi',
-      '--target',
-      TARGET,
+      // Also the machine at hand is named: then build scripts and macros, which are not patched, are set apart. What
+      // cargo makes by itself is for that machine anyway.
+      ...(cargo.capture || found.platform === 'wasm' ? ['--target', found.target] : []),
       '--profile',
       profile,
       '-p',
@@ -118,13 +124,20 @@ export async function runCargo(cargo: CargoRun, signal: AbortSignal): Promise<Ca
   if (status !== 0 && errors.length === 0) errors.push(...readCargoErrors(stderr.join('\n'), options.directory));
   if (status !== 0 && errors.length === 0)
     errors.push({ severity: 'error', text: `cargo ended with status ${status}` });
-  return { succeeded: status === 0, module, errors, warnings, scripts };
+  return { succeeded: status === 0, output, errors, warnings, scripts };
 }
 
 function captureEnvironment(cargo: CargoRun, capture: Capture, profile: string): Record<string, string> {
+  const setting = `CARGO_PROFILE_${profile.toUpperCase().replaceAll('-', '_')}`;
   return {
     // Link-time optimisation renames and merges what a patch must find; incremental is what makes an edit fast.
-    [`CARGO_PROFILE_${profile.toUpperCase().replaceAll('-', '_')}_LTO`]: 'off',
+    [`${setting}_LTO`]: 'off',
+    // Layouts of types are read from the debug information in the objects.
+    ...(cargo.package.platform === 'native' && {
+      [`${setting}_DEBUG`]: '2',
+      [`${setting}_SPLIT_DEBUGINFO`]: 'off',
+      [`${setting}_STRIP`]: 'none',
+    }),
     CARGO_INCREMENTAL: '1',
     RUSTC_WRAPPER: capture.scripts.wrapper,
     HOTSLOT_WRAPPER: capture.wrapper,

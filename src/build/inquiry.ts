@@ -10,20 +10,23 @@ import { cachePath } from './cache.ts';
 import { askWrapper } from './cargo.ts';
 import { recall, remember } from './memory.ts';
 import { askMetadata, type CargoOptions, cargoFiles, featureFlags, type Metadata, trimMetadata } from './package.ts';
-import { findRust, type RustFound } from './rust.ts';
+import { findRust, type Rusts } from './rust.ts';
 
 /** Answers on their way. Whoever awaits one meets its error. */
 export interface Inquiry {
   readonly metadata: Promise<Metadata>;
   /** The user's own wrapper around rustc. */
   readonly wrapper: Promise<string>;
-  readonly rust: Promise<RustFound | undefined>;
+  readonly rust: Promise<Rusts>;
 }
+
+/** Counts the shapes that remembered answers have had. */
+const SHAPE = 2;
 
 interface Answers {
   readonly metadata: Metadata;
   readonly wrapper: string;
-  readonly rust: RustFound;
+  readonly rust: Rusts;
 }
 
 /**
@@ -33,7 +36,7 @@ interface Answers {
 export function inquire(options: CargoOptions, given?: { inquiry: Inquiry; options: CargoOptions }): Inquiry {
   const isTheSame = given !== undefined && featureFlags(given.options).join() === featureFlags(options).join();
   if (isTheSame) return given.inquiry;
-  const choice = [options.directory, ...featureFlags(options)].join('\n');
+  const choice = [SHAPE, options.directory, ...featureFlags(options)].join('\n');
   const path = cachePath('inquiries', `${createHash('sha1').update(choice).digest('hex').slice(0, 16)}.json`);
   const known = recall(path) as Answers | undefined;
   if (known !== undefined) {
@@ -47,7 +50,7 @@ export function inquire(options: CargoOptions, given?: { inquiry: Inquiry; optio
   };
   void Promise.all([inquiry.metadata, inquiry.wrapper, inquiry.rust]).then(
     ([metadata, wrapper, rust]) => {
-      if (rust === undefined) return;
+      if (rust.own === undefined) return;
       const answers: Answers = { metadata: trimMetadata(metadata), wrapper, rust };
       remember(path, dependencies(options, answers), answers);
     },
@@ -57,7 +60,7 @@ export function inquire(options: CargoOptions, given?: { inquiry: Inquiry; optio
 }
 
 /** Every file and folder that can change one of the answers. */
-function* dependencies({ directory }: CargoOptions, { metadata, rust: { rust, sysroot } }: Answers): Iterable<string> {
+function* dependencies({ directory }: CargoOptions, { metadata, rust }: Answers): Iterable<string> {
   yield* cargoFiles(directory, metadata.workspace_root);
   for (const { source, manifest_path: manifest } of metadata.packages) {
     if (source !== null) continue;
@@ -71,7 +74,11 @@ function* dependencies({ directory }: CargoOptions, { metadata, rust: { rust, sy
   }
   yield join(process.env['RUSTUP_HOME'] ?? join(homedir(), '.rustup'), 'settings.toml');
   for (const folder of (process.env['PATH'] ?? '').split(delimiter)) yield join(folder, 'rustc');
-  yield rust.rustc;
-  yield join(rust.sysroot, 'lib/rustlib');
-  if (sysroot !== undefined) yield sysroot;
+  yield cachePath('sysroot');
+  for (const each of [rust.own, rust.wasm?.rust])
+    if (each !== undefined) {
+      yield each.rustc;
+      yield join(each.sysroot, 'lib/rustlib');
+    }
+  if (rust.wasm?.sysroot !== undefined) yield rust.wasm.sysroot;
 }

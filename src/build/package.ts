@@ -1,9 +1,13 @@
-// In: a folder and cargo's target-choosing options. Out: the one package and target to build, and every package whose
-// source can be edited (workspace members and path dependencies), as `cargo metadata` knows them.
+// In: a folder and cargo's target-choosing options. Out: the programs to build, each a package and a target of it, and
+// every package whose source can be edited (workspace members and path dependencies), as `cargo metadata` knows them.
+//
+// A program is for the web when it depends on wasm-bindgen: itself, or through others that do so wherever they run. Much
+// that runs natively has it among its dependencies for wasm alone (chrono, uuid); that does not count.
 
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { DiagnosticError, readCargoErrors } from './diagnostic.ts';
+import { type Platform, platformOf, TRIPLES } from './platform.ts';
 import { run } from './process.ts';
 import type { Toolchain } from './rust.ts';
 
@@ -22,13 +26,30 @@ export interface CargoOptions {
   readonly targetDirectory?: string;
 }
 
-export interface Package {
+export type Package = WasmPackage | NativePackage;
+
+export interface WasmPackage extends AnyPackage {
+  readonly platform: 'wasm';
+  /** Version of wasm-bindgen in the lock file. */
+  readonly bindgen: string;
+}
+
+export interface NativePackage extends AnyPackage {
+  readonly platform: 'native';
+}
+
+interface AnyPackage {
   /** cargo's package id, for `-p`. */
   readonly id: string;
+  readonly name: string;
+  /** The triple to build for. */
+  readonly target: string;
   /** The folder of its Cargo.toml. */
   readonly directory: string;
   /** The crate's name: dashes are underscores. wasm-bindgen names its output by it. */
   readonly crate: string;
+  /** What cargo names a binary's file. */
+  readonly program: string;
   /** What chooses the target for `cargo build`: `--lib`, or `--bin NAME`, or `--example NAME`. */
   readonly selection: readonly string[];
   readonly workspace: string;
@@ -36,8 +57,6 @@ export interface Package {
   readonly targetDirectory: string;
   /** Every package in it whose source can be edited, this one included. */
   readonly editable: readonly { readonly id: string; readonly directory: string }[];
-  /** Version of wasm-bindgen in the lock file. */
-  readonly bindgen: string;
   /** Crates that a build compiles, about. */
   readonly units: number;
 }
@@ -49,7 +68,16 @@ export interface Metadata {
   readonly workspace_default_members?: readonly string[];
   readonly workspace_root: string;
   readonly target_directory: string;
-  readonly resolve: { readonly nodes: readonly { readonly id: string; readonly dependencies: readonly string[] }[] };
+  readonly resolve: { readonly nodes: readonly MetadataNode[] };
+}
+
+interface MetadataNode {
+  readonly id: string;
+  readonly deps: readonly {
+    readonly pkg: string;
+    /** `kind` is null for an ordinary one; `target` is a triple or `cfg(...)`, or null for all. */
+    readonly dep_kinds: readonly { readonly kind: string | null; readonly target: string | null }[];
+  }[];
 }
 
 interface MetadataPackage {
@@ -59,6 +87,8 @@ interface MetadataPackage {
   readonly source: string | null;
   readonly manifest_path: string;
   readonly default_run: string | null;
+  /** As its manifest has them, for every target. */
+  readonly dependencies: readonly { readonly name: string; readonly kind: string | null }[];
   /** `[package.metadata]`. */
   readonly metadata: { readonly hotslot?: unknown } | null;
   readonly targets: readonly MetadataTarget[];
@@ -70,36 +100,66 @@ interface MetadataTarget {
   readonly crate_types: readonly string[];
 }
 
-export const TARGET = 'wasm32-unknown-unknown';
+export const TARGET: string = TRIPLES.wasm;
 
 /** For questions that need no compiler, and any cargo will do. */
 export const ON_PATH: Pick<Toolchain, 'cargo' | 'environment'> = { cargo: 'cargo', environment: process.env };
 
-/** Throws a `DiagnosticError` when there is nothing to build, or more than one thing. */
-export function findPackage(options: CargoOptions, metadata: Metadata): Package {
-  if (options.target !== undefined && options.target !== TARGET)
-    throw mistake(`hotslot cannot build for ${options.target}`, `The target it knows is ${TARGET}.`);
-  const { found, target } = chooseTarget(options, metadata);
-  const reachable = dependenciesOf(found.id, metadata);
-  const bindgen = reachable.find((each) => each.name === 'wasm-bindgen');
-  if (!bindgen)
+/** A package, and what to build it for. */
+interface Candidate {
+  readonly found: MetadataPackage;
+  readonly platform: Platform;
+}
+
+/**
+ * What is to be served: the one program that is meant, or, in a workspace that has one of each platform, both. With the
+ * name and the target of each in the options, `findPackage` finds it. Throws a `DiagnosticError` when there is nothing to
+ * build, or too much.
+ */
+export function findPrograms(options: CargoOptions, metadata: Metadata): readonly Package[] {
+  const wanted = options.target === undefined ? undefined : platformOf(options.target);
+  if (options.target !== undefined && wanted === undefined)
     throw mistake(
-      `${found.name} does not depend on wasm-bindgen`,
-      `Add it by \`cargo add wasm-bindgen\` in ${dirname(found.manifest_path)}.`,
+      `hotslot cannot build for ${options.target}`,
+      `The targets it knows are ${Object.values(TRIPLES).join(' and ')}.`,
     );
-  return {
+  return choose(options, metadata, wanted).map((candidate) => packageOf(candidate, options, metadata));
+}
+
+/** As `findPrograms`, when it has to be one. */
+export function findPackage(options: CargoOptions, metadata: Metadata): Package {
+  const [program, other] = findPrograms(options, metadata);
+  if (program === undefined) throw new Error('expected a program, or a mistake');
+  if (other) throw several([program, other]);
+  return program;
+}
+
+function packageOf({ found, platform }: Candidate, options: CargoOptions, metadata: Metadata): Package {
+  const target = targetOf(found, options, platform);
+  const reachable = dependenciesOf(found.id, metadata);
+  const head = {
     id: found.id,
+    name: found.name,
+    target: TRIPLES[platform],
     directory: dirname(found.manifest_path),
     crate: target.name.replaceAll('-', '_'),
+    program: target.name,
     selection: selectionOf(target),
     workspace: metadata.workspace_root,
     targetDirectory: metadata.target_directory,
     editable: reachable
       .filter((each) => each.source === null)
       .map((each) => ({ id: each.id, directory: dirname(each.manifest_path) })),
-    bindgen: bindgen.version,
     units: reachable.reduce((sum, each) => sum + each.targets.filter(isCompiledAsDependency).length, 0),
   };
+  if (platform === 'native') return { ...head, platform };
+  const bindgen = reachable.find(isBindgen);
+  if (!bindgen)
+    throw mistake(
+      `${found.name} does not depend on wasm-bindgen`,
+      `Add it by \`cargo add wasm-bindgen\` in ${head.directory}.`,
+    );
+  return { ...head, platform, bindgen: bindgen.version };
 }
 
 /** The flags that `cargo metadata` and `cargo build` share. */
@@ -117,9 +177,10 @@ export async function askMetadata(
   { cargo, environment }: Pick<Toolchain, 'cargo' | 'environment'> = ON_PATH,
   signal?: AbortSignal,
 ): Promise<Metadata> {
+  const platforms = Object.values(TRIPLES).flatMap((triple) => ['--filter-platform', triple]);
   const { status, stdout, stderr } = await run(
     cargo,
-    ['metadata', '--format-version', '1', '--filter-platform', TARGET, ...featureFlags(options)],
+    ['metadata', '--format-version', '1', ...platforms, ...featureFlags(options)],
     { cwd: options.directory, env: environment, ...(signal && { signal }) },
   );
   if (status !== 0) {
@@ -138,16 +199,27 @@ export function trimMetadata(metadata: Metadata): Metadata {
   const { packages, workspace_members, workspace_default_members, workspace_root, target_directory, resolve } =
     metadata;
   return {
-    packages: packages.map(({ id, name, version, source, manifest_path, default_run, metadata: own, targets }) => ({
-      ...{ id, name, version, source, manifest_path, default_run },
-      metadata: own?.hotslot === undefined ? null : { hotslot: own.hotslot },
-      targets: targets.map(({ name: target, kind, crate_types }) => ({ name: target, kind, crate_types })),
-    })),
+    packages: packages.map(
+      ({ id, name, version, source, manifest_path, default_run, metadata: own, targets, dependencies }) => ({
+        ...{ id, name, version, source, manifest_path, default_run },
+        dependencies: dependencies.filter(isBindgen).map(({ name: dependency, kind }) => ({ name: dependency, kind })),
+        metadata: own?.hotslot === undefined ? null : { hotslot: own.hotslot },
+        targets: targets.map(({ name: target, kind, crate_types }) => ({ name: target, kind, crate_types })),
+      }),
+    ),
     workspace_members,
     ...(workspace_default_members && { workspace_default_members }),
     workspace_root,
     target_directory,
-    resolve: { nodes: resolve.nodes.map(({ id, dependencies }) => ({ id, dependencies })) },
+    resolve: {
+      nodes: resolve.nodes.map(({ id, deps }) => ({
+        id,
+        deps: deps.map(({ pkg, dep_kinds }) => ({
+          pkg,
+          dep_kinds: dep_kinds.map(({ kind, target }) => ({ kind, target })),
+        })),
+      })),
+    },
   };
 }
 
@@ -163,46 +235,70 @@ export function cargoFiles(directory: string, workspace: string): string[] {
   }
 }
 
-function chooseTarget(options: CargoOptions, metadata: Metadata): { found: MetadataPackage; target: MetadataTarget } {
+function choose(options: CargoOptions, metadata: Metadata, wanted: Platform | undefined): Candidate[] {
   const members = metadata.packages.filter((each) => metadata.workspace_members.includes(each.id));
+  const candidate = (found: MetadataPackage): Candidate => ({
+    found,
+    platform: wanted ?? usualPlatform(found, options, metadata),
+  });
   if (options.package !== undefined) {
     const found = members.find((each) => each.name === options.package || each.id === options.package);
     if (!found) throw mistake(`No package ${options.package} in this workspace`, `It has: ${names(members)}.`);
-    return { found, target: targetOf(found, options) };
+    return [candidate(found)];
   }
   const here = members.find((each) => dirname(each.manifest_path) === options.directory);
-  if (here) return { found: here, target: targetOf(here, options) };
   const defaults = members.filter((each) => (metadata.workspace_default_members ?? []).includes(each.id));
-  const candidates = (defaults.length > 0 ? defaults : members).filter((each) => {
-    const usesBindgen = dependenciesOf(each.id, metadata).some(({ name }) => name === 'wasm-bindgen');
-    return usesBindgen && targetsOf(each, options).length > 0;
-  });
-  const [found] = candidates;
-  if (!found)
-    throw mistake(
-      'No package of this workspace is a wasm-bindgen program',
-      'It needs the dependency wasm-bindgen, and a library with `crate-type = ["cdylib", "rlib"]` or a binary.',
+  // cargo's default members are those of the root folder; in a member's own, it is that one.
+  const isElsewhere = here !== undefined && options.directory !== metadata.workspace_root;
+  const candidates = (isElsewhere ? [here] : defaults.length > 0 ? defaults : members)
+    .map(candidate)
+    .filter(
+      ({ found, platform }) =>
+        targetsOf(found, options, platform).length > 0 &&
+        (platform === 'native' ? found.name !== TASKS : dependenciesOf(found.id, metadata).some(isBindgen)),
     );
-  if (candidates.length > 1)
-    throw mistake(`Several packages could be served: ${names(candidates)}`, `Choose one: \`-p ${found.name}\`.`);
-  return { found, target: targetOf(found, options) };
+  const [first, second] = candidates;
+  const isPair = candidates.length === 2 && first?.platform !== second?.platform;
+  if (isPair) return candidates.filter(({ platform }) => platform === 'wasm' || CAN_RUN_NATIVE);
+  if (here) return [candidate(here)];
+  if (!first)
+    throw mistake(
+      'No package of this workspace is a program',
+      'It needs a binary; or, for the web, the dependency wasm-bindgen and a library with `crate-type = ["cdylib", "rlib"]`.',
+    );
+  if (second) throw several(candidates.map(({ found }) => found));
+  return candidates;
 }
 
-/** What of a package can become a wasm module, under the given options. */
-function targetsOf(found: MetadataPackage, options: CargoOptions): MetadataTarget[] {
+const CAN_RUN_NATIVE = process.platform === 'linux' && process.arch === 'x64';
+
+/** By convention the commands of a workspace's own; nothing to be served. https://github.com/matklad/cargo-xtask */
+const TASKS = 'xtask';
+
+/** Of a package that could be built for both. */
+function usualPlatform(found: MetadataPackage, options: CargoOptions, metadata: Metadata): Platform {
+  const isForWeb =
+    found.dependencies.some((each) => isBindgen(each) && each.kind === null) ||
+    dependenciesOf(found.id, metadata, isForAll).some(isBindgen);
+  // A library alone is no native program: what is missing for a page is then what the user has to be told.
+  return isForWeb || targetsOf(found, options, 'native').length === 0 ? 'wasm' : 'native';
+}
+
+/** What of a package can become a program, under the given options. */
+function targetsOf(found: MetadataPackage, options: CargoOptions, platform: Platform): MetadataTarget[] {
   const { bin, example } = options;
   if (bin !== undefined) return found.targets.filter((each) => each.kind.includes('bin') && each.name === bin);
   if (example !== undefined)
     return found.targets.filter((each) => each.kind.includes('example') && each.name === example);
   const library = found.targets.find((each) => each.crate_types.includes('cdylib') && !each.kind.includes('example'));
-  if (library) return [library];
+  if (library && platform === 'wasm') return [library];
   const binaries = found.targets.filter((each) => each.kind.includes('bin'));
   const preferred = binaries.find((each) => each.name === found.default_run);
   return preferred ? [preferred] : binaries;
 }
 
-function targetOf(found: MetadataPackage, options: CargoOptions): MetadataTarget {
-  const targets = targetsOf(found, options);
+function targetOf(found: MetadataPackage, options: CargoOptions, platform: Platform): MetadataTarget {
+  const targets = targetsOf(found, options, platform);
   const [target] = targets;
   if (target && targets.length === 1) return target;
   if (target)
@@ -211,6 +307,8 @@ function targetOf(found: MetadataPackage, options: CargoOptions): MetadataTarget
       `Choose one: \`--bin ${target.name}\`, or set default-run in its Cargo.toml.`,
     );
   const kind = options.bin !== undefined ? 'bin' : options.example !== undefined ? 'example' : undefined;
+  if (kind === undefined && platform === 'native')
+    throw mistake(`${found.name} has no binary`, `Add src/main.rs in ${dirname(found.manifest_path)}.`);
   if (kind === undefined)
     throw mistake(
       `${found.name} has neither a cdylib library nor a binary`,
@@ -228,11 +326,26 @@ function selectionOf(target: MetadataTarget): string[] {
   return target.kind.includes('example') ? ['--example', target.name] : ['--lib'];
 }
 
-function dependenciesOf(root: string, metadata: Metadata): MetadataPackage[] {
-  const dependencies = new Map(metadata.resolve.nodes.map((node) => [node.id, node.dependencies]));
+function dependenciesOf(
+  root: string,
+  metadata: Metadata,
+  follows: (dependency: MetadataNode['deps'][number]) => boolean = () => true,
+): MetadataPackage[] {
+  const dependencies = new Map(metadata.resolve.nodes.map((node) => [node.id, node.deps]));
   const seen = new Set([root]);
-  for (const id of seen) for (const each of dependencies.get(id) ?? []) seen.add(each);
+  for (const id of seen) for (const each of dependencies.get(id) ?? []) if (follows(each)) seen.add(each.pkg);
   return metadata.packages.filter((each) => seen.has(each.id));
+}
+
+/** Not only where it is compiled to wasm. */
+function isForAll(dependency: MetadataNode['deps'][number]): boolean {
+  return dependency.dep_kinds.some(
+    ({ kind, target }) => kind === null && (target === null || !target.includes('wasm')),
+  );
+}
+
+function isBindgen({ name }: { readonly name: string }): boolean {
+  return name === 'wasm-bindgen';
 }
 
 function isCompiledAsDependency(target: MetadataTarget): boolean {
@@ -241,6 +354,10 @@ function isCompiledAsDependency(target: MetadataTarget): boolean {
 
 function names(items: readonly { readonly name: string }[]): string {
   return items.map((each) => each.name).join(', ');
+}
+
+function several(programs: readonly { readonly name: string }[]): DiagnosticError {
+  return mistake(`Several packages could be served: ${names(programs)}`, `Choose one: \`-p ${programs[0]?.name}\`.`);
 }
 
 function mistake(text: string, hint: string): DiagnosticError {

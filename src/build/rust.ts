@@ -1,6 +1,6 @@
-// In: a crate's folder and what is installed. Out: a Rust that can build wasm32-unknown-unknown, and a linker for it.
+// In: a crate's folder and what is installed. Out: a Rust that can build for each platform, and a linker for it.
 //
-// In order of preference: the crate's own toolchain, when it has the target; the crate's own with std built once from its
+// Native programs are built by the crate's own toolchain. For wasm32-unknown-unknown, in order of preference: the crate's own toolchain, when it has the target; the crate's own with std built once from its
 // sources; a system one (Debian's packages), likewise. The last two are used through a sysroot in hotslot's cache.
 
 import { existsSync, readdirSync } from 'node:fs';
@@ -10,6 +10,8 @@ import { ask } from './process.ts';
 import { findSysroot } from './sysroot.ts';
 
 export interface Toolchain {
+  /** The triple it builds for. */
+  readonly target: string;
   readonly cargo: string;
   /** The compiler itself, not rustup's proxy for it. */
   readonly rustc: string;
@@ -37,7 +39,7 @@ export interface Rust {
   /** All of `rustc -vV`. */
   readonly version: string;
   readonly host: string;
-  /** The target's std came with it. */
+  /** The std of wasm32-unknown-unknown came with it. */
   readonly hasTarget: boolean;
   /** The sources of std came with it. */
   readonly sources: string | undefined;
@@ -57,7 +59,14 @@ export interface RustFound {
   readonly sysroot: string | undefined;
 }
 
-/** The best of them that can build the target now; undefined when none can. */
+/** What there is to build with. */
+export interface Rusts {
+  /** The crate's own; for native programs. */
+  readonly own: Rust | undefined;
+  readonly wasm: RustFound | undefined;
+}
+
+/** The best of them that can build for wasm now; undefined when none can. */
 export function chooseRust(rusts: readonly Rust[]): RustFound | undefined {
   for (const rust of rusts) {
     if (rust.hasTarget) return { rust, sysroot: undefined };
@@ -67,10 +76,10 @@ export function chooseRust(rusts: readonly Rust[]): RustFound | undefined {
   return undefined;
 }
 
-/** As `chooseRust` of all; when the crate's own will do, the others are not even asked. */
-export async function findRust(directory: string): Promise<RustFound | undefined> {
+/** When the crate's own will do for wasm, the others are not even asked. */
+export async function findRust(directory: string): Promise<Rusts> {
   const own = await probe(process.env['RUSTC'] ?? 'rustc', directory);
-  return (own && chooseRust([own])) ?? chooseRust(await findRusts(directory));
+  return { own, wasm: (own && chooseRust([own])) ?? chooseRust(await findRusts(directory)) };
 }
 
 /** The toolchain's own linker, else one on PATH, the newest last-resort `wasm-ld-NN` included. */
@@ -91,8 +100,9 @@ export function linkerOf(program: string): Linker {
   return { program, prefix: /(^|\/)(rust-)?lld(-\d+)?$/.test(program) ? ['-flavor', 'wasm'] : [] };
 }
 
-export function toolchainOf(rust: Rust, sysroot: string | undefined, linker: Linker): Toolchain {
+export function toolchainOf({ rust, sysroot }: RustFound, target: string, linker: Linker): Toolchain {
   return {
+    target,
     cargo: rust.cargo,
     rustc: rust.rustc,
     prefix: sysroot === undefined ? [] : ['--sysroot', sysroot],

@@ -49,7 +49,7 @@ export interface Linked {
  * Not objects of a native program are those of other languages, and two that rustc writes anew for every link: the list
  * of symbols that must stay, and the one that binds the allocator.
  */
-export function readLinked(path: string, editable: ReadonlySet<string>, platform: Platform = 'wasm'): Linked {
+export function readLinked(path: string, editable: ReadonlySet<string>, platform: Platform): Linked {
   const folder: Folder = { path };
   folders.register(folder, path);
   const line = readLine(join(path, 'line'));

@@ -5,11 +5,12 @@ import { existsSync, readFileSync } from 'node:fs';
 import { delimiter, dirname, join } from 'node:path';
 import { describeMissing, findBindgen, installBindgen } from './bindgen.ts';
 import { DiagnosticError } from './diagnostic.ts';
-import { askMetadata, type CargoOptions, TARGET, findPackage } from './package.ts';
+import { askMetadata, type CargoOptions, TARGET, findPackage, findPrograms } from './package.ts';
+import { type Platform, platformOf, TRIPLES } from './platform.ts';
 import { ask, run } from './process.ts';
 import {
   type Rust,
-  type RustFound,
+  type Rusts,
   type Toolchain,
   chooseRust,
   findLinker,
@@ -36,14 +37,20 @@ export interface NeedOptions extends CargoOptions {
 }
 
 const DEBIAN_RUST = ['rustc-web', 'cargo-web', 'rust-web-src', 'rust-web-llvm', 'lld-22'];
+const DEBIAN_NATIVE_RUST = ['rustc-web', 'cargo-web'];
 const DEBIAN_C = ['gcc', 'libc6-dev'];
 
-/** Throws a `DiagnosticError` with the same lines as `diagnose`. wasm-bindgen is the builder's to find. */
+/**
+ * For the target in the options, wasm when there is none. Throws a `DiagnosticError` with the same lines as `diagnose`.
+ * wasm-bindgen is the builder's to find.
+ */
 export async function requireToolchain(
-  options: CargoOptions,
-  rust: Promise<RustFound | undefined> = findRust(options.directory),
+  given: CargoOptions,
+  rusts: Promise<Rusts> = findRust(given.directory),
 ): Promise<Toolchain> {
-  const toolchain = findOnPath('cc') === undefined ? undefined : withLinker(await rust);
+  const options = { ...given, target: given.target ?? TARGET };
+  const cc = findOnPath('cc');
+  const toolchain = cc === undefined ? undefined : chooseToolchain(await rusts, platformOf(options.target));
   if (toolchain) return toolchain;
   const missing = (await diagnose(options)).filter((need) => need.missing);
   throw new DiagnosticError(
@@ -58,16 +65,25 @@ export async function requireToolchain(
 /** Every need, in the order in which they have to be met. */
 export async function diagnose(options: NeedOptions): Promise<Need[]> {
   const rusts = await findRusts(options.directory);
+  const platforms = await platformsOf(options, rusts.length > 0);
+  const isForWeb = platforms.includes('wasm') || options.tests;
   const chosen = chooseRust(rusts);
   const linker = chosen && findLinker(chosen.rust);
-  const toolchain = chosen && linker && toolchainOf(chosen.rust, chosen.sysroot, linker);
+  const toolchain = chosen && linker && toolchainOf(chosen, TARGET, linker);
+  const ccUse = isForWeb ? 'build scripts and macros are linked by it' : 'programs are linked by it';
   const needs: (Need | undefined)[] = [
-    needOf('C compiler', findOnPath('cc'), 'build scripts and macros are linked by it', DEBIAN_C, options),
-    chosen
-      ? { name: `Rust for ${TARGET}`, found: describeRust(chosen.rust, chosen.sysroot !== undefined) }
-      : missingRust(rusts, options),
-    chosen && needOf('wasm linker', linker?.program, 'neither rust-lld nor wasm-ld is there', ['lld-22'], options),
-    await bindgenNeed(toolchain, options),
+    needOf('C compiler', findOnPath('cc'), ccUse, DEBIAN_C, options),
+    platforms.includes('native') ? nativeRust(rusts[0], options) : undefined,
+    ...(isForWeb
+      ? [
+          chosen
+            ? { name: `Rust for ${TARGET}`, found: describeRust(chosen.rust, chosen.sysroot !== undefined) }
+            : missingRust(rusts, options),
+          chosen &&
+            needOf('wasm linker', linker?.program, 'neither rust-lld nor wasm-ld is there', ['lld-22'], options),
+          await bindgenNeed(toolchain, options),
+        ]
+      : []),
     options.tests ? needOf('Chromium', findChromium(), 'the tests run in it', ['chromium'], options) : undefined,
   ];
   return needs.filter((need) => need !== undefined);
@@ -91,9 +107,39 @@ export function findChromium(): string | undefined {
   return findOnPath('chromium') ?? findOnPath('chromium-browser') ?? findOnPath('google-chrome');
 }
 
-function withLinker(chosen: RustFound | undefined): Toolchain | undefined {
-  const linker = chosen && findLinker(chosen.rust);
-  return chosen && linker && toolchainOf(chosen.rust, chosen.sysroot, linker);
+function chooseToolchain({ own, wasm }: Rusts, platform: Platform | undefined): Toolchain | undefined {
+  if (platform === 'native')
+    // It is only given to rustc when the user names none; which linker it calls is for rustc to say.
+    return own?.host === TRIPLES.native
+      ? toolchainOf({ rust: own, sysroot: undefined }, TRIPLES.native, { program: 'cc', prefix: [] })
+      : undefined;
+  const linker = wasm && findLinker(wasm.rust);
+  return wasm && linker && toolchainOf(wasm, TARGET, linker);
+}
+
+/** What the programs here are for. Where no cargo can tell, the lock file may. */
+async function platformsOf(options: NeedOptions, hasRust: boolean): Promise<readonly Platform[]> {
+  const given = options.target === undefined ? undefined : platformOf(options.target);
+  if (given) return [given];
+  if (!hasRust) {
+    const lock = readLock(options.directory);
+    return lock === undefined || lock.includes(BINDGEN) ? ['wasm'] : ['native'];
+  }
+  try {
+    return findPrograms(options, await askMetadata(options)).map(({ platform }) => platform);
+  } catch (error) {
+    // Not in a crate, or one with a mistake: what it is for nobody knows yet.
+    if (error instanceof DiagnosticError) return ['wasm'];
+    throw error;
+  }
+}
+
+function nativeRust(own: Rust | undefined, options: NeedOptions): Need {
+  const name = `Rust for ${TRIPLES.native}`;
+  if (own === undefined) return needOf(name, undefined, 'no rustc on PATH', DEBIAN_NATIVE_RUST, options);
+  if (own.host === TRIPLES.native) return { name, found: firstLine(own.version) };
+  const why = `${firstLine(own.version)} is for ${own.host}`;
+  return { name, missing: { why, fix: `rustup default stable-${TRIPLES.native}, on a machine of that kind` } };
 }
 
 function needOf(
@@ -147,18 +193,27 @@ async function bindgenNeed(toolchain: Toolchain | undefined, options: NeedOption
 
 /** By the lock file, which can be read without Rust; where there is none yet, by cargo. */
 async function bindgenVersion(toolchain: Toolchain | undefined, options: NeedOptions): Promise<string | undefined> {
-  for (let folder = options.directory; ; folder = dirname(folder)) {
-    const lock = join(folder, 'Cargo.lock');
-    if (existsSync(lock)) return /^name = "wasm-bindgen"\nversion = "([^"]+)"/m.exec(readFileSync(lock, 'utf8'))?.[1];
-    if (folder === dirname(folder)) break;
-  }
+  const lock = readLock(options.directory);
+  if (lock !== undefined) return /^name = "wasm-bindgen"\nversion = "([^"]+)"/m.exec(lock)?.[1];
   if (!toolchain) return undefined;
   try {
-    return findPackage(options, await askMetadata(options, toolchain)).bindgen;
+    const found = findPackage({ ...options, target: TARGET }, await askMetadata(options, toolchain));
+    return found.platform === 'wasm' ? found.bindgen : undefined;
   } catch (error) {
     // Not in a crate, or not in one for wasm-bindgen: then there is no such need.
     if (error instanceof DiagnosticError) return undefined;
     throw error;
+  }
+}
+
+const BINDGEN = 'name = "wasm-bindgen"\n';
+
+/** The Cargo.lock that counts in a folder. */
+function readLock(directory: string): string | undefined {
+  for (let folder = directory; ; folder = dirname(folder)) {
+    const lock = join(folder, 'Cargo.lock');
+    if (existsSync(lock)) return readFileSync(lock, 'utf8');
+    if (folder === dirname(folder)) return undefined;
   }
 }
 
