@@ -730,6 +730,12 @@ fn main() {
       'The linker cc-of-nobody is not installed',
     );
 
+    // As it was at first: cargo need not build anything, but what was linked last is not this.
+    rmSync(join(SPACE, '.cargo/config.toml'));
+    await edit(join(SPACE, '.cargo/config.toml'));
+    const before = await server.executable(build, unchanged(build), never);
+    expect(Buffer.from(before.bytes).includes('Linker: LLD')).toBe(true);
+
     config('[build]\nrustflags = ["-C", "target-feature=+crt-static"]\n');
     const failure = await server.update({ paths: [join(SPACE, '.cargo/config.toml')], at: 0 }, never);
     expect(failure.kind === 'failed' && failure.diagnostics[0]?.text).toMatch(/cannot patch a program that libc/);

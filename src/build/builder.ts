@@ -342,7 +342,7 @@ class CargoBuilder implements Builder {
     const last = this.#lastLink();
     if (built === undefined || last === undefined) return undefined;
     const captured = readCaptures(this.#paths.captures);
-    const root = captured.find((unit) => isRoot(unit, this.#project.package));
+    const root = this.#rootOf(captured, last);
     if (root === undefined) return undefined;
     const units = unitsOf(root, captured);
     const isThere = units.every(
@@ -423,8 +423,11 @@ class CargoBuilder implements Builder {
     const { captures, target } = this.#paths;
     const store = this.#newStore();
     const last = this.#lastLink();
-    // cargo links again when the output is gone. It must, when there is no record of the last link.
-    if (last === undefined) for (const unit of this.#captured()) rmSync(unit.linked, { force: true });
+    // cargo links again when the output is gone. It must, when what is kept is not of that output: each set of flags for
+    // rustc has one of its own.
+    for (const unit of readCaptures(captures))
+      if (this.#isRoot(unit) && (last === undefined || basename(unit.linked) !== basename(last)))
+        rmSync(unit.linked, { force: true });
     const cargo: CargoRun = {
       options: this.#options,
       package: this.#project.package,
@@ -444,20 +447,27 @@ class CargoBuilder implements Builder {
       return { kind: 'failed', diagnostics: result.errors, rustcMs };
     }
     const captured = readCaptures(captures);
-    const root = captured.find((unit) => isRoot(unit, this.#project.package));
+    const fresh = readdirSync(store).map((name) => join(store, name));
+    const folder = fresh.find((path) => existsSync(join(path, 'line'))) ?? last;
+    if (folder === undefined) throw new Error(`cargo built ${this.name}, but did not link it into ${store}`);
+    const root = this.#rootOf(captured, folder);
     if (!root) throw new Error(`cargo built ${this.name}, but its call of rustc was not recorded in ${captures}`);
     this.#units = unitsOf(root, captured);
     this.#readInputs();
     if (this.platform === 'native' && root.isStatic) return { kind: 'failed', diagnostics: [STATIC], rustcMs };
-    const fresh = join(store, basename(root.linked));
-    const folder = existsSync(join(fresh, 'line')) ? fresh : last;
-    if (folder === undefined) throw new Error(`cargo built ${this.name}, but did not link it into ${store}`);
     return this.#finish(folder, rustcMs);
   }
 
-  /** The target's captured calls, of earlier runs too. */
-  #captured(): Unit[] {
-    return readCaptures(this.#paths.captures).filter((unit) => isRoot(unit, this.#project.package));
+  /** The call that was linked into this folder. */
+  #rootOf(captured: readonly Unit[], folder: string): Unit | undefined {
+    return captured.find((unit) => this.#isRoot(unit) && basename(unit.linked) === basename(folder));
+  }
+
+  /** A call for the target, of an earlier run perhaps. */
+  #isRoot({ host, crate, environment, types }: Unit): boolean {
+    const { crate: own, directory, selection } = this.#project.package;
+    if (host || crate !== own || environment['CARGO_MANIFEST_DIR'] !== directory) return false;
+    return types.includes(selection[0] === '--lib' ? 'cdylib' : 'bin');
   }
 
   // -------------------------------------------------------------------------------------------------------------- rustc
@@ -665,12 +675,6 @@ function preparePaths(options: BuildOptions, found: Package, toolchain: Toolchai
     .filter((name) => !isAlive(Number(name.split('-')[0])) && !last?.startsWith(join(paths.links, name) + sep))
     .map((name) => join(paths.links, name));
   return { target, scripts: writeScripts(join(own, 'bin'), found.platform), leftovers, ...paths };
-}
-
-function isRoot(unit: Unit, found: Package): boolean {
-  if (unit.host || unit.crate !== found.crate || unit.environment['CARGO_MANIFEST_DIR'] !== found.directory)
-    return false;
-  return unit.types.includes(found.selection[0] === '--lib' ? 'cdylib' : 'bin');
 }
 
 /** Milliseconds since 1970; of a file that is gone, for ever after. */
