@@ -14,6 +14,7 @@ mod patch;
 mod program;
 mod sys;
 mod thread;
+mod tls;
 mod unwind;
 mod wire;
 

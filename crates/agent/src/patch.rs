@@ -1,8 +1,9 @@
 //! A patch message → checked as a whole, applied as a whole, and undone from what it left in its message.
 
 use crate::arena::Arena;
-use crate::program::{Program, Range};
+use crate::program::{Program, Range, ThreadLocals};
 use crate::sys::{self, Pages, Protection, Reason};
+use crate::tls;
 use crate::unwind;
 use crate::wire::{self, Bytes, Malformed, Patch, Reader};
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::*};
@@ -46,6 +47,8 @@ pub struct Patcher {
     pub arena: Arena,
     /// The last patch applied; 0 for none.
     pub version: u32,
+    /// Bytes at the start of the pool that patches took, also those that were undone.
+    pub pool_used: u32,
     /// The fields of that patch, with what was in memory before, until it is committed or undone.
     pub kept: Option<Pages>,
 }
@@ -87,6 +90,7 @@ impl Patcher {
         exchange_writes(&patch);
         self.close(&patch);
         exchange_slots(&patch);
+        self.pool_used = pool_range(&patch).map_or(self.pool_used, |(_, end)| end);
         self.version = patch.version;
         self.kept = Some(fields);
         announce(self.version);
@@ -121,6 +125,7 @@ impl Patcher {
         }
         exchange_slots(&patch);
         exchange_writes(&patch);
+        exchange_image(&patch, &self.program.thread_locals());
         self.close(&patch);
         self.version = self.version.wrapping_sub(1);
         announce(self.version);
@@ -167,6 +172,21 @@ impl Patcher {
             let value = wire::get_u64(slot.value);
             if !self.is_code(patch, value) {
                 return Err(Reason::new("a slot's value is not an address of code", value));
+            }
+        }
+        let thread_locals = self.program.thread_locals();
+        let mut used = self.pool_used;
+        for initial in patch.thread_locals.clone() {
+            let size = u32::try_from(initial.bytes.len()).unwrap_or(u32::MAX);
+            let end = initial.offset.checked_add(size).filter(|&end| end <= thread_locals.pool_size);
+            match end {
+                Some(end) if size > 0 && initial.offset >= used => used = end,
+                _ => return Err(Reason::new("a thread-local is not in free memory of the pool", initial.offset.into())),
+            }
+        }
+        if let Some(image) = image_range(patch, &thread_locals) {
+            if thread_locals.pool_image == 0 || self.program.data(image).is_none() {
+                return Err(Reason::new("the linker left nothing to initialise thread-locals from", image.start));
             }
         }
         if patch.unwind.clone().count() > unwind::free_tables() {
@@ -216,7 +236,20 @@ impl Patcher {
             }
         }
         sys::synchronize()?;
-        self.open(patch)
+        self.open(patch)?;
+        self.initialise(patch)
+    }
+
+    /// Threads to come first, so that none is missed.
+    fn initialise(&self, patch: &Patch<'_>) -> Result<(), Reason> {
+        let Some((start, end)) = pool_range(patch) else { return Ok(()) };
+        let thread_locals = self.program.thread_locals();
+        exchange_image(patch, &thread_locals);
+        let spread = tls::spread(thread_locals.pool_image, thread_locals.pool_offset, start, end);
+        if spread.is_err() {
+            exchange_image(patch, &thread_locals);
+        }
+        spread
     }
 
     /// Makes read-only data that the patch writes to writable for a moment; other threads may go on reading it.
@@ -230,8 +263,8 @@ impl Patcher {
     }
 
     fn protect_constants(&self, patch: &Patch<'_>, protection: Protection) -> Result<(), Reason> {
-        for write in patch.writes.clone() {
-            let range = Range { start: write.address, end: write.address.wrapping_add(write.bytes.len() as u64) };
+        let writes = patch.writes.clone().filter_map(|write| Range::new(write.address, write.bytes.len() as u64));
+        for range in writes.chain(image_range(patch, &self.program.thread_locals())) {
             if self.written(range) == Some(Protection::Read) {
                 let pages = range.pages();
                 // SAFETY: whole pages of read-only data, as `written` just found; they stay readable throughout.
@@ -240,6 +273,20 @@ impl Patcher {
         }
         Ok(())
     }
+}
+
+/// Start and end in the pool of the patch's thread-locals; what lies between them is nobody's.
+fn pool_range(patch: &Patch<'_>) -> Option<(u32, u32)> {
+    let start = patch.thread_locals.clone().next()?.offset;
+    let last = patch.thread_locals.clone().last()?;
+    Some((start, last.offset.wrapping_add(last.bytes.len() as u32)))
+}
+
+/// The same in the initialisation image.
+fn image_range(patch: &Patch<'_>, thread_locals: &ThreadLocals) -> Option<Range> {
+    let (start, end) = pool_range(patch)?;
+    let at = |offset: u32| thread_locals.pool_image.wrapping_add(offset.into());
+    Some(Range { start: at(start), end: at(end) })
 }
 
 /// Whether the range lies in one segment of the patch with this protection.
@@ -270,6 +317,13 @@ impl Order {
 fn exchange_writes(patch: &Patch<'_>) {
     for write in patch.writes.clone() {
         exchange(write.address, write.bytes);
+    }
+}
+
+/// Of a checked patch whose image is open.
+fn exchange_image(patch: &Patch<'_>, thread_locals: &ThreadLocals) {
+    for initial in patch.thread_locals.clone() {
+        exchange(thread_locals.pool_image.wrapping_add(initial.offset.into()), initial.bytes);
     }
 }
 

@@ -83,10 +83,10 @@ core::arch::global_asm!(
 );
 
 /// 8 KiB per thread for thread-locals that patches bring. `#[thread_local]` is not stable, and a symbol is all it takes.
-/// It starts as zeros in every thread; initial values are not supported yet.
-const POOL_SIZE: u32 = 8192;
+/// Its zeros are in the file, as patches write over them in memory: what a thread begins with is copied from there.
+pub const POOL_SIZE: u32 = 8192;
 core::arch::global_asm!(
-    ".section .tbss.__hotslot_tls_pool,\"awT\",@nobits",
+    ".section .tdata.__hotslot_tls_pool,\"awT\",@progbits",
     ".globl __hotslot_tls_pool",
     ".hidden __hotslot_tls_pool",
     ".type __hotslot_tls_pool,@object",
@@ -108,6 +108,8 @@ pub struct ThreadLocals {
     /// Of `__hotslot_tls_pool` from the thread pointer, the same in every thread; negative.
     pub pool_offset: i64,
     pub pool_size: u32,
+    /// Where what threads to come have in their pools is copied from; 0 when the linker left nothing to copy.
+    pub pool_image: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -194,11 +196,19 @@ impl Program {
                 options(nostack, readonly),
             );
         }
-        let (address, size, alignment) = self
-            .of_kind(PT_TLS)
-            .next()
-            .map_or((0, 0, 0), |header| (header.address, header.memory_size, header.alignment));
-        ThreadLocals { address, size, alignment, pool_offset, pool_size: POOL_SIZE }
+        let mut found = ThreadLocals { address: 0, size: 0, alignment: 0, pool_offset, pool_size: POOL_SIZE, pool_image: 0 };
+        if let Some(header) = self.of_kind(PT_TLS).next() {
+            (found.address, found.size, found.alignment) = (header.address, header.memory_size, header.alignment);
+            // The thread pointer belongs to the end of the block, aligned; see `TlsTemplate` in src/object/elfimage.ts.
+            let mask = header.alignment.max(1) - 1;
+            let end = header.address.wrapping_add(header.memory_size).wrapping_add(mask) & !mask;
+            let pool = end.wrapping_add_signed(pool_offset);
+            let image = Range::new(header.address, header.file_size);
+            if image.zip(Range::new(pool, POOL_SIZE.into())).is_some_and(|(image, pool)| image.holds(pool)) {
+                found.pool_image = self.bias.wrapping_add(pool);
+            }
+        }
+        found
     }
 }
 

@@ -33,7 +33,7 @@ const MEMBARRIER_REGISTER_SYNC_CORE: c_int = 1 << 6;
 const RTLD_NEXT: *mut c_void = -1_isize as *mut c_void;
 
 type Handler = extern "C" fn();
-type Routine = extern "C" fn(*mut c_void) -> *mut c_void;
+pub type Routine = extern "C" fn(*mut c_void) -> *mut c_void;
 
 /// `sizeof(pthread_attr_t)`, `sizeof(sigset_t)` and `sizeof(pthread_mutex_t)` of glibc on x86-64.
 #[repr(C, align(16))]
@@ -78,7 +78,7 @@ unsafe extern "C" {
     fn pthread_attr_init(attributes: *mut Attributes) -> c_int;
     fn pthread_attr_setdetachstate(attributes: *mut Attributes, state: c_int) -> c_int;
     fn pthread_attr_setstacksize(attributes: *mut Attributes, size: usize) -> c_int;
-    fn pthread_create(thread: *mut c_ulong, attributes: *const Attributes, run: Routine, data: *mut c_void) -> c_int;
+    fn pthread_create(thread: *mut c_ulong, attributes: *const c_void, run: Routine, data: *mut c_void) -> c_int;
     fn pthread_mutex_lock(mutex: *mut Mutex) -> c_int;
     fn pthread_mutex_unlock(mutex: *mut Mutex) -> c_int;
     fn __register_atfork(prepare: Handler, parent: Handler, child: Handler, object: *const c_void) -> c_int;
@@ -191,6 +191,13 @@ pub fn now() -> u64 {
 pub fn sleep(milliseconds: u64) {
     let time = Time { seconds: (milliseconds / 1000) as i64, nanoseconds: (milliseconds % 1000 * 1_000_000) as i64 };
     // SAFETY: reads `time`; a null pointer means that nobody asks for the rest.
+    unsafe { nanosleep(&raw const time, null_mut()) };
+}
+
+/// For as short as the kernel can.
+pub fn pause() {
+    let time = Time { seconds: 0, nanoseconds: 20_000 };
+    // SAFETY: as in `sleep`.
     unsafe { nanosleep(&raw const time, null_mut()) };
 }
 
@@ -406,7 +413,7 @@ pub fn spawn(run: Routine, data: *mut c_void, stack: usize) -> Result<(), Reason
     // SAFETY: both sets are valid. A thread inherits the mask it is made under.
     unsafe { pthread_sigmask(SIG_SETMASK, &raw const all, &raw mut before) };
     // SAFETY: the attributes were initialised; `data` is only handed on.
-    let error = unsafe { pthread_create(&raw mut thread, &raw const attributes, run, data) };
+    let error = unsafe { pthread_create(&raw mut thread, (&raw const attributes).cast(), run, data) };
     // SAFETY: `before` was filled above.
     unsafe { pthread_sigmask(SIG_SETMASK, &raw const before, null_mut()) };
     if error == 0 { Ok(()) } else { Err(Reason::errno("no thread, errno", error)) }

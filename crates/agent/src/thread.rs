@@ -5,6 +5,7 @@ use crate::arena::Arena;
 use crate::patch::{self, Fault, LOCK, Patcher};
 use crate::program::Program;
 use crate::sys::{self, Address, Pages, Reason};
+use crate::tls;
 use crate::unwind;
 use crate::wire::{self, Hello};
 use core::cell::Cell;
@@ -34,10 +35,11 @@ pub fn start(path: &CStr) -> Result<(), Reason> {
     unwind::start(arena.range, address.folder())?;
     sys::at_fork(before_fork, after_fork, in_child)?;
     let agent = Pages::new(size_of::<Agent>())?.leak().cast::<Agent>();
-    let patcher = Patcher { program, arena, version: 0, kept: None };
+    let patcher = Patcher { program, arena, version: 0, pool_used: 0, kept: None };
     // SAFETY: a page holds an agent, and nobody else knows it yet.
     unsafe { agent.write(Agent { address, patcher }) };
     patch::announce(0);
+    tls::start();
     sys::spawn(run, agent.cast(), (STACK + program.thread_locals().size + sys::PAGE) as usize)
 }
 
@@ -93,7 +95,7 @@ impl Agent {
     }
 
     fn hello(&self) -> Hello {
-        let Patcher { program, arena, version, kept } = &self.patcher;
+        let Patcher { program, arena, version, kept, .. } = &self.patcher;
         Hello {
             pid: sys::pid(),
             version: *version,

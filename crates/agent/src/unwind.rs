@@ -63,7 +63,7 @@ static NEXT_ITERATE: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 static NEXT_FIND_OBJECT: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 
 /// The loader's own definition, looked up at most once per thread that comes first.
-fn next(known: &AtomicPtr<c_void>, name: &CStr) -> *mut c_void {
+pub fn next(known: &AtomicPtr<c_void>, name: &CStr) -> *mut c_void {
     let mut address = known.load(Relaxed);
     if address.is_null() {
         address = sys::next(name);

@@ -3,7 +3,7 @@
 //! The table below stands in both ends, here and in hotslot's TypeScript, word for word.
 //!
 //! ```text
-//! hotslot's agent protocol 1. Numbers are little-endian and not aligned. A message is
+//! hotslot's agent protocol 2. Numbers are little-endian and not aligned. A message is
 //!   u32 length of all that follows, u32 kind, fields
 //! text and bytes are a u32 length and then so many bytes; [fields] is a u32 count and then so many times the fields.
 //!
@@ -16,10 +16,12 @@
 //!                       writes   [u64 address, bytes],
 //!                       slots    [u64 address, u64 value],
 //!                       unwind   [u64 ehFrameHdr, u64 textStart, u64 textEnd],
+//!                       tls      [u32 poolOffset, bytes],
 //!                       text symbolFile
 //!  3 commit    hotslot  u32 version
 //!  4 undo      hotslot  u32 version
 //!  5 receipt   agent    u32 answers, u32 version, u32 applied, u64 nanoseconds, text reason
+//!  6 handover  hotslot  u32 version, text path, sockets [u32 descriptor]
 //!
 //! hello      is the first message of every connection. version: the last patch that was applied, 0 for none. pending: 1
 //!            when that patch waits for commit or undo. bias: added to addresses in the program's file. moduleSize:
@@ -30,12 +32,17 @@
 //!            memory, zeros after the bytes; protection 1 R, 2 RW, 3 RX. writes: over data of the program that is no slot,
 //!            or over R and RW memory of earlier patches. slots: over the program's slots or RW memory of earlier
 //!            patches; a value is an address of code. unwind: .eh_frame_hdr in an R segment for text in an RX segment.
-//!            The first three are sorted by address and do not overlap. symbolFile: the path of an ELF file with the
-//!            symbols and lines of the segments, a NUL at its end; empty for none.
-//! commit     the patch stays. undo: slots and writes go back to what they were; the segments stay mapped, as threads may
-//!            still run in them. Either one is due before the next patch.
-//! receipt    answers one patch, commit or undo (its kind and version). applied 1: done, in so many nanoseconds; 0:
-//!            nothing was changed, for this reason.
+//!            The first three are sorted by address and do not overlap. tls: what new thread-locals are at first, in
+//!            threads there are and in threads to come; sorted by their place in the pool, beyond those of all earlier
+//!            patches, undone ones included. symbolFile: the path of an ELF file with the symbols and lines of the
+//!            segments, a NUL at its end; empty for none.
+//! commit     the patch stays. undo: slots, writes and what threads to come begin with go back to what they were; the
+//!            segments stay mapped, as threads may still run in them. Either one is due before the next patch.
+//! handover   to the program's last agent, before a new one starts: listen at path (a NUL at its end) and give whoever
+//!            connects first, within ten seconds, those of the sockets that listen for TCP connections; then keep that
+//!            connection open for as long as the program lives. version: the program's.
+//! receipt    answers one patch, commit, undo or handover (its kind and version). applied 1: done, in so many
+//!            nanoseconds; 0: nothing was changed, for this reason.
 //! A message that is longer than 64 MiB, has another kind or does not end where its fields end closes the connection.
 //! ```
 
@@ -43,7 +50,7 @@ use crate::program::{Range, ThreadLocals};
 use crate::sys::{Protection, Reason};
 use core::cell::Cell;
 
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 pub const MAX_MESSAGE: usize = 64 << 20;
 
 const HELLO: u32 = 1;
@@ -51,6 +58,7 @@ pub const PATCH: u32 = 2;
 pub const COMMIT: u32 = 3;
 pub const UNDO: u32 = 4;
 const RECEIPT: u32 = 5;
+pub const HANDOVER: u32 = 6;
 
 /// The bytes are not a message. The only answer is to close the connection.
 pub struct Malformed;
@@ -160,6 +168,13 @@ pub struct Unwind {
     pub text_end: u64,
 }
 
+/// What a thread-local is at first.
+pub struct Initial<'a> {
+    /// In the pool.
+    pub offset: u32,
+    pub bytes: Bytes<'a>,
+}
+
 impl<'a> Entry<'a> for Segment<'a> {
     fn read(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
         Ok(Self {
@@ -194,6 +209,18 @@ impl Entry<'_> for Unwind {
     }
 }
 
+impl<'a> Entry<'a> for Initial<'a> {
+    fn read(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
+        Ok(Self { offset: reader.u32()?, bytes: reader.bytes()? })
+    }
+}
+
+impl Entry<'_> for i32 {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        reader.u32().map(u32::cast_signed)
+    }
+}
+
 /// A patch message, whole and readable to its end; whether it may be applied is another question.
 pub struct Patch<'a> {
     pub version: u32,
@@ -201,6 +228,7 @@ pub struct Patch<'a> {
     pub writes: List<'a, Write<'a>>,
     pub slots: List<'a, Slot<'a>>,
     pub unwind: List<'a, Unwind>,
+    pub thread_locals: List<'a, Initial<'a>>,
     pub symbol_file: Bytes<'a>,
 }
 
@@ -213,10 +241,27 @@ impl<'a> Patch<'a> {
             writes: reader.list()?,
             slots: reader.list()?,
             unwind: reader.list()?,
+            thread_locals: reader.list()?,
             symbol_file: reader.bytes()?,
         };
         reader.end()?;
         Ok(patch)
+    }
+}
+
+/// Asks for the listening sockets.
+pub struct Handover<'a> {
+    pub version: u32,
+    pub path: Bytes<'a>,
+    pub sockets: List<'a, i32>,
+}
+
+impl<'a> Handover<'a> {
+    pub fn read(fields: Bytes<'a>) -> Result<Self, Malformed> {
+        let mut reader = Reader(fields);
+        let handover = Self { version: reader.u32()?, path: reader.bytes()?, sockets: reader.list()? };
+        reader.end()?;
+        Ok(handover)
     }
 }
 

@@ -86,6 +86,7 @@ fn the_object_needs_libc_and_the_slots_alone() {
         "nanosleep",
         "prctl",
         "__register_atfork",
+        "open",
         "pthread_attr_init",
         "pthread_attr_setdetachstate",
         "pthread_attr_setstacksize",
@@ -94,8 +95,10 @@ fn the_object_needs_libc_and_the_slots_alone() {
         "pthread_mutex_unlock",
         "pthread_sigmask",
         "recv",
+        "sched_yield",
         "secure_getenv",
         "send",
+        "sigaction",
         "sigfillset",
         "socket",
         "strlen",
@@ -147,7 +150,7 @@ fn hello_says_what_a_patch_needs() {
         let mut program = Program::start_by(prefix, path, Some(&listener.socket()));
         let connection = listener.accept();
         let hello = connection.hello();
-        assert_eq!((hello.protocol, hello.pid, hello.version, hello.pending), (1, program.pid(), 0, 0));
+        assert_eq!((hello.protocol, hello.pid, hello.version, hello.pending), (2, program.pid(), 0, 0));
         assert_eq!(hello.slots.1 - hello.slots.0, 16);
         assert_eq!(hello.arena.1 - hello.arena.0, 256 << 20);
         assert_eq!((hello.module_size, hello.arena.0 % hello.module_size), (MODULE_SIZE, 0));
@@ -291,7 +294,7 @@ fn a_refusal_names_what_is_wrong_and_changes_nothing() {
     case("a write is not over data", &|patch| patch.writes.push((slot - 1, vec![1, 2])));
     case("a write is not over data", &|patch| patch.writes.push((8, vec![1])));
     case("a write is not over data", &|patch| patch.writes.push((arena, vec![1])));
-    case("a write is not over data", &|patch| patch.writes.push((hello.arena.1, vec![1])));
+    case("a write is not over data", &|patch| patch.writes.push((hello.arena.1 - 1, vec![1; 2])));
     case("empty, out of order or overlapping", &|patch| patch.writes.push((places[0] + 7, vec![1])));
     case("an unwind table or its text is not in the patch", &|patch| patch.unwind.push((arena, arena, arena + 6)));
     case("an unwind table or its text is not in the patch", &|patch| patch.unwind.push((places[1], arena, arena + 6)));
@@ -372,6 +375,96 @@ fn the_pool_for_thread_locals_is_memory_of_the_thread() {
         }
         assert!(program.finish());
     }
+}
+
+/// A patch whose `answer` gives what is at `offset` in the thread's pool and adds one to it there. It begins as `value`.
+fn counts(hello: &Hello, version: u32, page: u64, offset: u32, value: u32) -> Patch {
+    let place = i32::try_from(hello.pool_offset + i64::from(offset)).unwrap().to_le_bytes();
+    // `mov eax, fs:[place]; inc dword ptr fs:[place]; ret`
+    let code = [&[0x64, 0x8b, 0x04, 0x25][..], &place, &[0x64, 0xff, 0x04, 0x25], &place, &[0xc3]].concat();
+    let mut patch = answers(hello, version, page, 0);
+    patch.segments[0].1 = code.len() as u64;
+    patch.segments[0].3 = code;
+    patch.thread_locals = vec![(offset, value.to_le_bytes().to_vec())];
+    patch
+}
+
+#[test]
+fn new_thread_locals_begin_alike_in_threads_old_and_new() {
+    for path in [&built().program, &built().fixed] {
+        let listener = Listener::new();
+        let (mut program, mut connection) = listener.start(path);
+        let hello = connection.hello().clone();
+        program.ask("worker");
+        apply(&mut connection, &counts(&hello, 1, 0, 64, 700));
+        program.ask("worker");
+        assert_eq!(["700", "701"], [program.ask("answer"), program.ask("answer")].each_ref().map(String::as_str));
+        assert_eq!(program.ask("answers"), "700 700");
+        // Beside the first; which goes on.
+        let mut second = counts(&hello, 2, 1, 68, 50);
+        second.thread_locals.push((80, vec![1; 3]));
+        apply(&mut connection, &second);
+        assert_eq!(program.ask("answers"), "50 50");
+        assert_eq!(program.ask("worker"), "3");
+        assert_eq!(program.ask("answers"), "51 51 50");
+
+        let refused = |patch: &Patch, connection: &mut Connection| {
+            let receipt = connection.patch(patch);
+            assert!(receipt.reason.starts_with("a thread-local is not in free memory of the pool"), "{receipt:?}");
+        };
+        for (offset, size) in [(64, 4), (82, 4), (83, 0), (8190, 4), (u32::MAX, 4)] {
+            let mut patch = counts(&hello, 3, 2, 84, 1);
+            patch.thread_locals = vec![(offset, vec![0; size])];
+            refused(&patch, &mut connection);
+        }
+        // What an undone patch took stays taken, as threads may still use it.
+        assert_applied(&connection.patch(&counts(&hello, 3, 2, 84, 9)), 2, 3);
+        assert_eq!(program.ask("answers"), "9 9 9");
+        assert_applied(&connection.undo(3), 4, 3);
+        assert_eq!(program.ask("answers"), "52 52 51");
+        refused(&counts(&hello, 3, 3, 84, 1), &mut connection);
+        apply(&mut connection, &counts(&hello, 3, 3, 8188, 1));
+        program.ask("worker");
+        assert_eq!(program.ask("answers"), "1 1 1 1");
+        assert!(program.finish());
+    }
+}
+
+#[test]
+fn a_thread_that_cannot_be_reached_keeps_new_thread_locals_out() {
+    let listener = Listener::new();
+    let (mut program, mut connection) = listener.start(&built().program);
+    let hello = connection.hello().clone();
+    // `deaf` blocks all signals.
+    program.ask("deaf");
+    let before = layout(&program.maps());
+    let receipt = connection.patch(&counts(&hello, 1, 0, 0, 700));
+    assert!(receipt.reason.starts_with("new thread-locals: no answer from a thread"), "{receipt:?}");
+    assert_eq!(layout(&program.maps()), before);
+    assert_eq!(program.ask("answers"), "1");
+    assert_eq!(program.ask("dismiss"), "0");
+    // Threads to come begin with zeros as before: the same code, without an initial value.
+    let bare = Patch { thread_locals: vec![], ..counts(&hello, 1, 0, 0, 0) };
+    assert_applied(&connection.patch(&bare), 2, 1);
+    program.ask("worker");
+    assert_eq!(program.ask("answers"), "0");
+    assert_applied(&connection.undo(1), 4, 1);
+    apply(&mut connection, &counts(&hello, 1, 1, 0, 5));
+    assert_eq!(program.ask("answers"), "5");
+    assert!(program.finish());
+}
+
+#[test]
+fn no_thread_is_born_without_the_initial_values() {
+    let listener = Listener::new();
+    let (mut program, mut connection) = listener.start(&built().program);
+    let hello = connection.hello().clone();
+    program.tell("storm 300");
+    for version in 1..=100 {
+        apply(&mut connection, &counts(&hello, version, version.into(), version * 4, version));
+    }
+    assert_eq!(program.line(), "0", "threads that saw zeros");
+    assert!(program.finish());
 }
 
 #[test]

@@ -145,8 +145,12 @@ impl Program {
     }
 
     pub fn ask(&mut self, line: &str) -> String {
-        writeln!(self.stdin, "{line}").unwrap();
+        self.tell(line);
         self.line()
+    }
+
+    pub fn tell(&mut self, line: &str) {
+        writeln!(self.stdin, "{line}").unwrap();
     }
 
     pub fn line(&mut self) -> String {
@@ -201,6 +205,8 @@ pub struct Patch {
     pub slots: Vec<(u64, u64)>,
     /// Address of .eh_frame_hdr, start and end of the text.
     pub unwind: Vec<(u64, u64, u64)>,
+    /// Offset in the pool, bytes.
+    pub thread_locals: Vec<(u32, Vec<u8>)>,
     pub symbol_file: Vec<u8>,
 }
 
@@ -247,6 +253,7 @@ impl Patch {
             .list(&self.writes, |fields, (address, bytes)| fields.u64(*address).bytes(bytes))
             .list(&self.slots, |fields, (address, value)| fields.u64(*address).u64(*value))
             .list(&self.unwind, |fields, (header, start, end)| fields.u64(*header).u64(*start).u64(*end))
+            .list(&self.thread_locals, |fields, (offset, bytes)| fields.u32(*offset).bytes(bytes))
             .bytes(&self.symbol_file)
     }
 }
