@@ -189,7 +189,7 @@ export type Signature = string;
 // ------------------------------------------------------------------------------------------------------------ link
 
 /** What every patch says, whatever it is made for. */
-interface PatchHead {
+export interface PatchHead {
   /** Identifies the base image it belongs to. */
   readonly base: string;
   /** The version reached by applying it; versions are strictly sequential. */
@@ -317,6 +317,14 @@ export type Event =
   | { readonly event: 'failed'; readonly diagnostics: readonly Diagnostic[] }
   | { readonly event: 'unchanged'; readonly rustcMs: number; readonly warnings: readonly Diagnostic[] }
   | { readonly event: 'reload'; readonly reason: string; readonly version: number }
+  | { readonly event: 'restart'; readonly reason: string; readonly version: number; readonly handedOver: boolean }
+  | {
+      readonly event: 'exit';
+      readonly program: string;
+      readonly status: number;
+      readonly signal?: string;
+      readonly version: number;
+    }
   | { readonly event: 'undo'; readonly version: number; readonly reason: string }
   | { readonly event: 'client'; readonly client: string; readonly state: 'joined' | 'left'; readonly version: number }
   | {

@@ -35,10 +35,15 @@ export interface Base {
   readonly program: Program;
 }
 
-/** `identify` names the base by its content. */
-export function openBase(image: Image, build: Build, version: number, identify: (module: Uint8Array) => string): Base {
+/** `identify` names the base by its content; `map` is the image's, when it has been read already. */
+export function openBase(
+  image: Image,
+  build: Build,
+  version: number,
+  identify: (module: Uint8Array) => string,
+  map: LinkerMap = readMap(image.map),
+): Base {
   const module = readModule(image.module, 'wasm-bindgen output');
-  const map = readMap(image.map);
   const functions = readFunctions(module);
   const table = functionTable(module);
   const workspace = new Set(build.objects.map(({ name }) => name));
@@ -135,7 +140,11 @@ export function openBase(image: Image, build: Build, version: number, identify: 
     merged,
     map,
     initial: initialMemory(module),
-    free: { slot: slotOf(slots.length), address: arena.address, addressEnd: arena.address + arena.sizeBytes },
+    free: {
+      slot: slotOf(slots.length),
+      areas: [{ address: arena.address, end: arena.address + arena.sizeBytes, alignment: 1 }],
+    },
+    areaOf: { constant: 0, data: 0, zero: 0 },
     objects: build.objects,
     hostConstants: hostConstants(image.glue),
   });

@@ -5,7 +5,7 @@
 // (`.Lanon.HASH.N`, renumbered at will by the compiler) are compared by what they hold. So code that merely moved, or
 // whose neighbours did, is not a change.
 
-import type { Atom, ObjectFile, Relocation, Symbol } from '../model.ts';
+import type { Atom, ObjectFile, Relocation, Symbol, UnwindRecord } from '../model.ts';
 
 /** A symbol in the object that defines it. */
 export interface Definition {
@@ -112,8 +112,26 @@ export class Comparison {
   }
 
   #compare(objectA: ObjectFile, a: Atom, objectB: ObjectFile, b: Atom): boolean {
-    if (a.kind !== b.kind || a.sizeBytes !== b.sizeBytes || a.bytes.length !== b.bytes.length) return false;
-    if (a.relocations.length !== b.relocations.length) return false;
+    if (a.kind !== b.kind || a.sizeBytes !== b.sizeBytes) return false;
+    if (!this.#sameContent(objectA, a, objectB, b)) return false;
+    const { unwind = [] } = a;
+    const { unwind: others = [] } = b;
+    return (
+      unwind.length === others.length &&
+      unwind.every(({ cie, fde, codeOffset }, index) => {
+        const other = others[index];
+        return (
+          other !== undefined &&
+          codeOffset === other.codeOffset &&
+          this.#sameContent(objectA, fde, objectB, other.fde) &&
+          this.#sameContent(objectA, cie, objectB, other.cie)
+        );
+      })
+    );
+  }
+
+  #sameContent(objectA: ObjectFile, a: UnwindRecord, objectB: ObjectFile, b: UnwindRecord): boolean {
+    if (a.bytes.length !== b.bytes.length || a.relocations.length !== b.relocations.length) return false;
     let from = 0;
     for (const [index, relocation] of a.relocations.entries()) {
       const other = b.relocations[index];
@@ -136,7 +154,9 @@ export class Comparison {
       if (one === undefined || two === undefined || symbolA.offset !== symbolB.offset) return false;
       return this.#sameAtom(objectA, one.atom, objectB, two.atom);
     }
-    return symbolA.kind === symbolB.kind && symbolA.name === symbolB.name && symbolA.signature === symbolB.signature;
+    // What a symbol is, ELF knows only where it is defined.
+    const isOneKind = symbolA.kind === symbolB.kind || symbolA.atom === undefined || symbolB.atom === undefined;
+    return isOneKind && symbolA.name === symbolB.name && symbolA.signature === symbolB.signature;
   }
 
   /** What an anonymous constant holds, as text: equal keys, equal constants, whatever object they stand in. */

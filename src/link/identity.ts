@@ -4,7 +4,7 @@
 // too: code that was renumbered or reordered would run on memory of another shape. What cannot be shown to be the same
 // thing is refused.
 
-import type { Atom, ObjectFile, Refusal } from '../model.ts';
+import type { Atom, ObjectFile, Refusal, Relocation } from '../model.ts';
 import { type Definition, definitionOf, isAnonymous, symbolAt } from './diff.ts';
 import { demangle, readable } from './mangle.ts';
 
@@ -146,7 +146,7 @@ export interface Vtable {
 /** How a format tells vtables from other constants. */
 export interface VtableRules {
   readonly wordBytes: number;
-  readonly isFunctionAddress: (kind: number) => boolean;
+  readonly isFunctionAddress: (object: ObjectFile, relocation: Relocation) => boolean;
 }
 
 /** Anonymous constants of an object that have the form of a vtable with at least one method. */
@@ -165,10 +165,11 @@ export function vtablesOf(
     const signatures: string[] = [];
     let implementation: string | undefined;
     let fits = true;
-    for (const { offset, kind, symbol: index } of atom.relocations) {
+    for (const relocation of atom.relocations) {
+      const { offset, symbol: index } = relocation;
       const word = offset / wordBytes;
       if (!Number.isInteger(word) || word === 1 || word === 2) fits = false;
-      if (!rules.isFunctionAddress(kind)) {
+      if (!rules.isFunctionAddress(object, relocation)) {
         if (word < 3) fits = false;
         continue;
       }

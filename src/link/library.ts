@@ -5,7 +5,9 @@
 
 import type { ArchiveSource, ObjectFile, ObjectSource } from '../model.ts';
 import { type Archive, readArchive } from '../object/archive.ts';
-import { readObject } from '../object/linking.ts';
+import { ELF_MAGIC } from '../object/elf.ts';
+import { readElfParts } from '../object/elfparts.ts';
+import { readObject as readWasmObject } from '../object/linking.ts';
 import { type Definition, definitionOf } from './diff.ts';
 
 export class Library {
@@ -81,6 +83,12 @@ export class Library {
     this.#archives.set(source.path, archive);
     return archive;
   }
+}
+
+/** In the format that its first bytes tell. */
+function readObject(bytes: Uint8Array, name: string): ObjectFile {
+  const isElf = ELF_MAGIC.every((byte, index) => bytes[index] === byte);
+  return isElf ? readElfParts(bytes, name) : readWasmObject(bytes, name);
 }
 
 function identity({ name, stamp }: ObjectSource): string {

@@ -4,7 +4,7 @@
 // functions that are running and the constants to rewrite; (4) follow every relocation from the roots, finding a slot or
 // an address for each target, and adding what the program does not have yet. Nothing is written to the Program.
 
-import type { Atom, Build, Diagnostic, ObjectFile, Refusal, Relocation, Symbol } from '../model.ts';
+import type { Atom, Build, Diagnostic, ObjectFile, Patch, Refusal, Relocation, Signature, Symbol } from '../model.ts';
 import {
   type Change,
   Comparison,
@@ -31,6 +31,7 @@ import {
   type PlannedData,
   type PlannedFunction,
   type PlannedImport,
+  type Referent,
   type Resolved,
   type Target,
   Unlinkable,
@@ -61,17 +62,14 @@ export type Outcome =
   /** Functions that only a new run of wasm-bindgen can bring. */
   | { readonly kind: 'unresolved'; readonly names: readonly string[] };
 
-export function link(program: Program, build: Build, library: Library, target: Target, companion?: Companion): Outcome {
+export function link<P extends Patch>(
+  program: Program,
+  build: Build,
+  library: Library,
+  target: Target<P>,
+  companion?: Companion,
+): Outcome {
   return new Link(program, build, library, target, companion).run();
-}
-
-/** Ends the link with a refusal from any depth. */
-class Refused extends Error {
-  readonly refusal: Refusal;
-  constructor(refusal: Refusal) {
-    super(refusal.reason);
-    this.refusal = refusal;
-  }
 }
 
 class Link {
@@ -88,6 +86,8 @@ class Link {
   readonly #data: PlannedData[] = [];
   readonly #imports: PlannedImport[] = [];
   readonly #imported = new Map<string, Entry>();
+  /** Where code of this patch will be, for formats that place it, and what belongs to it alone. */
+  readonly #bodies = new Map<Atom, number>();
   /** Slots that have a body coming. Not atoms: LLVM merges equal functions, and then one body has several names. */
   readonly #planned = new Set<number>();
   readonly #unresolved = new Set<string>();
@@ -114,7 +114,7 @@ class Link {
       closureRefusal(before, after, (a, b) => this.#comparison.same(a, b)) ??
       this.#checkStatics(pairs) ??
       this.#checkExports(changes);
-    if (refusal !== undefined) return { kind: 'refused', refusal };
+    if (refusal !== undefined) return this.#refused(refusal);
     try {
       const roots = this.#roots(changes);
       for (const { definition, entry } of roots) {
@@ -145,10 +145,13 @@ class Link {
         exports,
       };
     } catch (error) {
-      if (error instanceof Refused) return { kind: 'refused', refusal: error.refusal };
-      if (error instanceof Unlinkable) return { kind: 'refused', refusal: { reason: error.message, remedy: 'reload' } };
+      if (error instanceof Unlinkable) return this.#refused({ reason: error.message });
       throw error;
     }
+  }
+
+  #refused(refusal: Omit<Refusal, 'remedy'>): Outcome {
+    return { kind: 'refused', refusal: { ...refusal, remedy: this.#target.remedy } };
   }
 
   // ------------------------------------------------------------------------------------------------------ compare
@@ -218,9 +221,9 @@ class Link {
   }
 
   #checkStatics(pairs: ReadonlyMap<Definition, Definition>): Refusal | undefined {
-    for (const { symbol } of pairs.keys()) {
+    for (const { object, symbol } of pairs.keys()) {
       if (symbol.kind !== 'data') continue;
-      const place = this.#draft.place(symbol.name);
+      const place = this.#draft.place(object, symbol);
       if (place !== undefined && place.sizeBytes !== symbol.sizeBytes) {
         return staticRefusal(symbol.name, place.sizeBytes, symbol.sizeBytes);
       }
@@ -262,9 +265,11 @@ class Link {
       const entry = this.#draft.entry(object, symbol);
       if (entry !== undefined) {
         // With another signature nothing that runs can call the new body: it gets a slot when new code reaches it.
-        if (entry.signature === symbol.signature) roots.set(`${object.name}\0${symbol.name}`, { definition, entry });
+        if (entry.signature === signatureOf(symbol)) roots.set(`${object.name}\0${symbol.name}`, { definition, entry });
       } else if (symbol.binding === 'local' && this.#program.ambiguous.has(symbol.name)) {
         queue.push(...this.#callers(definition));
+      } else if (this.#draft.place(object, symbol) !== undefined) {
+        throw new Unlinkable(`\`${readable(symbol.name)}\` is not reached through a slot, and it changed`);
       }
     }
     return [...roots.values()].toReversed();
@@ -277,7 +282,7 @@ class Link {
       const definition = other && definitionOf(object, other);
       if (definition === undefined || this.#comparison.same({ object, symbol, atom }, definition)) continue;
       const reason = `\`${readable(symbol.name)}\` and \`${readable(name)}\` were equal, and the optimiser made them one function; now they differ`;
-      throw new Refused({ reason, remedy: 'reload' });
+      throw new Unlinkable(reason);
     }
   }
 
@@ -298,7 +303,7 @@ class Link {
     const rewritten: Definition[] = [];
     for (const { before, after } of changes) {
       if (after.symbol.kind !== 'data' || before === undefined) continue;
-      const place = this.#draft.place(after.symbol.name);
+      const place = this.#draft.place(after.object, after.symbol);
       if (place === undefined) continue;
       if (before.atom.kind === 'constant' || after.atom.kind === 'constant') {
         this.#planData(after, place.address - after.symbol.offset);
@@ -307,7 +312,7 @@ class Link {
         this.#warnings.push({
           severity: 'warning',
           text: `static \`${readable(after.symbol.name)}\` has another initial value; the running program keeps the value it has`,
-          hint: 'reload the page to start from the new value',
+          hint: `${this.#target.remedy === 'reload' ? 'reload the page' : 'restart the program'} to start from the new value`,
         });
       }
     }
@@ -325,7 +330,7 @@ class Link {
     const gone = [...old.values()].filter(({ key }) => !now.has(key) && this.#draft.constantAt(key).length > 0);
     const come = [...now.values()].filter(({ key }) => !old.has(key));
     const match = matchVtables(gone, come);
-    if ('refused' in match) throw new Refused(match.refused);
+    if ('refused' in match) throw new Unlinkable(match.refused.reason);
     for (const [from, to] of match.rewritten) {
       const addresses = this.#draft.constantAt(from.key);
       this.#draft.constants.set(from.key, []);
@@ -347,14 +352,23 @@ class Link {
     if (source === undefined || this.#planned.has(entry.slot)) return;
     const { object, symbol, atom } = source;
     this.#planned.add(entry.slot);
+    const address = this.#program.areaOf.code === undefined ? undefined : this.#allocate(atom);
+    if (address !== undefined) this.#bodies.set(atom, address);
     this.#queue.push(() => {
-      const relocations = this.#resolveAll(object, atom);
+      const relocations = this.#resolveAll(object, atom, atom.relocations);
+      const unwind = (atom.unwind ?? []).map((one) => ({
+        unwind: one,
+        cie: this.#resolveAll(object, UNWIND_TABLE, one.cie.relocations),
+        fde: this.#resolveAll(object, UNWIND_TABLE, one.fde.relocations),
+      }));
       this.#functions.push({
         name: symbol.name,
         slot: entry.slot,
         signature: entry.signature,
-        body: atom.bytes,
+        definition: source,
+        ...(address !== undefined && { address }),
         relocations,
+        unwind,
       });
     });
   }
@@ -369,7 +383,7 @@ class Link {
     }
     if (atom.relocations.some((relocation) => this.#target.targetKind(relocation) === 'address')) {
       const reason = `\`${readable(symbol.name)}\` crosses to JavaScript in a way that cannot be swapped in the page`;
-      throw new Refused({ reason, remedy: 'reload' });
+      throw new Unlinkable(reason);
     }
     const replacement = this.#fromCompanion(symbol);
     if (replacement === undefined) this.#unresolved.add(symbol.name);
@@ -378,29 +392,65 @@ class Link {
 
   #planData({ object, atom }: Definition, address: number, fresh = false): void {
     this.#queue.push(() => {
-      this.#data.push({ address, atom, relocations: this.#resolveAll(object, atom), fresh });
+      this.#data.push({ address, atom, relocations: this.#resolveAll(object, atom, atom.relocations), fresh });
     });
   }
 
-  #resolveAll(object: ObjectFile, atom: Atom): Resolved[] {
-    return atom.relocations.map((relocation) => this.#resolve(object, relocation));
+  #resolveAll(object: ObjectFile, atom: Pick<Atom, 'kind'>, relocations: readonly Relocation[]): Resolved[] {
+    return relocations.map((relocation) => {
+      const { offset, kind, addend } = relocation;
+      return { offset, kind, addend, ...this.#referent(object, atom, relocation) };
+    });
   }
 
-  #resolve(object: ObjectFile, relocation: Relocation): Resolved {
-    const { offset, kind, addend } = relocation;
+  #referent(object: ObjectFile, atom: Pick<Atom, 'kind'>, relocation: Relocation): Referent {
     const targetKind = this.#target.targetKind(relocation);
     if (targetKind === 'signature') {
       const signature = object.signatures[relocation.symbol];
       if (signature === undefined) throw new Error(`${object.name}: no signature ${relocation.symbol}`);
-      return { offset, kind, value: 0, signature };
+      return { means: 'type', value: 0, signature };
     }
     const symbol = symbolAt(object, relocation.symbol);
-    if (targetKind === 'name') return { offset, kind, value: addend, name: symbol.name };
-    if (targetKind === 'function') {
-      const entry = this.#functionEntry(object, symbol);
-      return { offset, kind, value: entry.slot, signature: entry.signature };
+    switch (targetKind) {
+      case 'name':
+        return { means: 'name', value: 0, name: symbol.name };
+      case 'function':
+        return bySlot(this.#functionEntry(object, symbol));
+      case 'address':
+        return { means: 'address', value: this.#address(object, symbol) };
+      case 'symbol':
+        return this.#target.meansInside(object, atom, relocation)
+          ? { means: 'address', value: this.#inside(object, symbol) }
+          : this.#found(object, symbol);
     }
-    return { offset, kind, value: this.#address(object, symbol) + addend };
+  }
+
+  /** Whatever it is: a function with a slot, something that has a place, something new, or the host's. */
+  #found(object: ObjectFile, symbol: Symbol): Referent {
+    const entry = this.#draft.entry(object, symbol);
+    if (entry !== undefined) return bySlot(entry);
+    if (symbol.isAbsolute === true) return { means: 'address', value: symbol.offset };
+    const own = definitionOf(object, symbol);
+    const isKnown = this.#draft.place(object, symbol) !== undefined;
+    if (!isKnown) {
+      const definition = own ?? this.#library.find(symbol.name);
+      if (definition?.symbol.kind === 'function') return bySlot(this.#add(definition));
+      if (definition === undefined) {
+        const host = this.#target.hostReferent(symbol);
+        if (host !== undefined) return host;
+        if (symbol.binding === 'weak') return { means: 'address', value: 0 };
+      }
+    }
+    return { means: 'address', value: this.#address(object, symbol) };
+  }
+
+  /** Where a function's body of this patch will be. */
+  #inside(object: ObjectFile, symbol: Symbol): number {
+    const atom = definitionOf(object, symbol)?.atom;
+    const address = atom === undefined ? undefined : this.#bodies.get(atom);
+    if (address === undefined)
+      throw new Unlinkable(`the code of \`${readable(symbol.name)}\` is used from outside of it`);
+    return address + symbol.offset;
   }
 
   #functionEntry(object: ObjectFile, symbol: Symbol): Entry {
@@ -410,25 +460,31 @@ class Link {
       if (this.#target.isOfOneBuild(alias)) continue;
       const entry =
         alias === symbol.name && !fromCompanion ? this.#draft.entry(object, symbol) : this.#draft.named(alias);
-      if (entry !== undefined && entry.signature === symbol.signature) return entry;
+      if (entry !== undefined && entry.signature === signatureOf(symbol)) return entry;
     }
     const own = definitionOf(object, symbol);
     if (own !== undefined && !fromCompanion) return this.#add(own);
     const found = this.#library.find(symbol.name) ?? own ?? this.#fromCompanion(symbol);
     if (found !== undefined) return found.symbol.atom === undefined ? this.#import(found.symbol) : this.#add(found);
     if (!this.#target.isHostFunction(symbol)) {
-      throw new Refused({ reason: `nothing on the link line defines \`${readable(symbol.name)}\``, remedy: 'reload' });
+      throw new Unlinkable(`nothing on the link line defines \`${readable(symbol.name)}\``);
     }
     this.#unresolved.add(symbol.name);
-    return { slot: 0, signature: symbol.signature ?? '' };
+    return { slot: 0, signature: signatureOf(symbol) };
   }
 
   /** Gives a function that the program does not have a slot, and its body a place in the patch. */
   #add(definition: Definition): Entry {
     const { object, symbol } = definition;
-    const entry = this.#draft.newEntry(symbol.signature ?? '', object.name);
+    const entry = this.#newEntry(symbol, object.name);
     this.#draft.enter(object, symbol, entry);
     this.#planFunction(definition, entry);
+    return entry;
+  }
+
+  #newEntry(symbol: Symbol, object?: string): Entry {
+    const entry = this.#draft.newEntry(signatureOf(symbol), object);
+    if (entry === undefined) throw new Unlinkable('the slots kept free for new functions are used up');
     return entry;
   }
 
@@ -450,13 +506,11 @@ class Link {
     const field = symbol.importName ?? symbol.name;
     const stable = field.startsWith('__wbg_');
     const known = stable ? this.#draft.named(symbol.name) : this.#imported.get(field);
-    if (known !== undefined && known.signature === symbol.signature) return known;
-    const { slot } = this.#draft.free;
-    this.#draft.free = { ...this.#draft.free, slot: slot + 1 };
-    const entry = { slot, signature: symbol.signature ?? '' };
+    if (known !== undefined && known.signature === signatureOf(symbol)) return known;
+    const entry = this.#newEntry(symbol);
     this.#imported.set(field, entry);
     if (stable) this.#draft.functions.set(symbol.name, entry);
-    this.#imports.push({ field, slot, signature: entry.signature });
+    this.#imports.push({ field, ...entry });
     return entry;
   }
 
@@ -471,41 +525,55 @@ class Link {
 
   #address(object: ObjectFile, symbol: Symbol): number {
     const own = definitionOf(object, symbol);
-    if (own !== undefined && isAnonymous(symbol)) {
-      const key = this.#comparison.key(object, own.atom);
-      const known = this.#draft.constantAt(key)[0];
-      if (known !== undefined) return known + symbol.offset;
-      const address = this.#allocate(own.atom);
-      this.#draft.constants.set(key, [address]);
-      this.#planData(own, address, true);
-      return address + symbol.offset;
-    }
-    const place = this.#draft.place(symbol.name);
+    if (own !== undefined && isAnonymous(symbol)) return this.#constant(own);
+    const place = this.#draft.place(object, symbol);
     if (place !== undefined) return place.address;
     const found = own ?? this.#library.find(symbol.name);
-    if (found === undefined) {
-      throw new Refused({ reason: `nothing on the link line defines \`${readable(symbol.name)}\``, remedy: 'reload' });
+    if (found === undefined) throw new Unlinkable(`nothing on the link line defines \`${readable(symbol.name)}\``);
+    if (this.#program.ambiguous.has(symbol.name) && found.atom.kind !== 'constant') {
+      throw new Unlinkable(`several statics of the program are named \`${readable(symbol.name)}\``);
     }
     const address = this.#allocate(found.atom) + found.symbol.offset;
-    this.#draft.data.set(symbol.name, { address, sizeBytes: found.symbol.sizeBytes });
+    this.#draft.enterPlace(found.object, found.symbol, { address, sizeBytes: found.symbol.sizeBytes });
     this.#planData(found, address - found.symbol.offset, true);
     return address;
   }
 
+  #constant({ object, symbol, atom }: Definition): number {
+    // What belongs to one body (a jump table) is never another's, whatever it holds.
+    const isOwned = atom.relocations.some((relocation) => this.#target.meansInside(object, atom, relocation));
+    const key = isOwned ? undefined : this.#comparison.key(object, atom);
+    const known = key === undefined ? this.#bodies.get(atom) : this.#draft.constantAt(key)[0];
+    if (known !== undefined) return known + symbol.offset;
+    const address = this.#allocate(atom);
+    if (key === undefined) this.#bodies.set(atom, address);
+    else this.#draft.constants.set(key, [address]);
+    this.#planData({ object, symbol, atom }, address, true);
+    return address + symbol.offset;
+  }
+
   #allocate(atom: Atom): number {
-    if (atom.kind === 'tls') {
-      throw new Refused({
-        reason: `\`${atom.name}\` is a new thread-local of a multi-threaded program`,
-        remedy: 'reload',
-      });
+    const area = this.#program.areaOf[atom.kind];
+    if (area === undefined) {
+      throw new Unlinkable(`\`${atom.name}\` is a new thread-local of a multi-threaded program`);
     }
-    const address = this.#draft.allocate(atom.sizeBytes, atom.alignment);
-    if (address === undefined) {
-      throw new Refused({ reason: 'the memory reserved for patches is used up', remedy: 'reload' });
-    }
+    const address = this.#draft.allocate(area, atom.sizeBytes, atom.alignment);
+    if (address === undefined) throw new Unlinkable('the memory reserved for patches is used up');
     return address;
   }
 }
+
+function bySlot({ slot, signature }: Entry): Referent {
+  return { means: 'slot', value: slot, signature };
+}
+
+/** ELF knows no types of functions: they all have the same. */
+function signatureOf(symbol: Symbol): Signature {
+  return symbol.signature ?? '';
+}
+
+/** Unwind tables are data about code. */
+const UNWIND_TABLE = { kind: 'constant' } as const;
 
 const NO_ATOM: Atom = {
   index: -1,

@@ -3,8 +3,7 @@
 // A Program changes only by `commit`. A link in progress writes to a Draft, which reads through to the Program; a patch
 // that is refused, or that a client could not apply, is forgotten with its Draft.
 
-import type { ObjectFile, ObjectSource, Signature, Symbol } from '../model.ts';
-import type { LinkerMap } from './map.ts';
+import type { AtomKind, ObjectFile, ObjectSource, Signature, Symbol } from '../model.ts';
 
 /** A function that can be called through its slot. */
 export interface Entry {
@@ -26,11 +25,30 @@ export interface LinkedObject {
   readonly fromBase: boolean;
 }
 
-/** Where the next new slot and the next new byte of data go. */
+/** Where the next new slot and the next new byte of memory go. */
 export interface FreeSpace {
   readonly slot: number;
+  /** Undefined when slots can always be added. */
+  readonly slotEnd?: number;
+  readonly areas: readonly Area[];
+}
+
+/** Memory that patches take from its beginning. Each patch starts at a multiple of `alignment`. */
+export interface Area {
   readonly address: number;
-  readonly addressEnd: number;
+  readonly end: number;
+  readonly alignment: number;
+}
+
+/** In which of the areas new memory of a kind is; what is missing takes none (code of wasm), or cannot be had. */
+export type AreaOf = Readonly<Partial<Record<AtomKind, number>>>;
+
+/** Where the base linker put things. */
+export interface BaseMap {
+  /** Address of an input section, by `OBJECT:SECTION`. */
+  readonly segments: ReadonlyMap<string, number>;
+  /** What is found by a symbol alone, or by `localKey`: data, and code that has no slot. */
+  readonly data: ReadonlyMap<string, Place>;
 }
 
 /** Slots that stand for several functions of the user's, equal when the base was compiled: the names of each. */
@@ -43,10 +61,11 @@ export interface ProgramStart {
   /** Names that stand for several functions of the base, none of which has a slot. */
   readonly ambiguous: ReadonlySet<string>;
   readonly merged: MergedSlots;
-  readonly map: LinkerMap;
+  readonly map: BaseMap;
   /** The base's memory as it is before the program starts. */
   readonly initial: (address: number, sizeBytes: number) => Uint8Array;
   readonly free: FreeSpace;
+  readonly areaOf: AreaOf;
   readonly objects: readonly ObjectSource[];
   readonly hostConstants: string;
 }
@@ -55,7 +74,8 @@ export class Program {
   readonly base: string;
   readonly ambiguous: ReadonlySet<string>;
   readonly merged: MergedSlots;
-  readonly map: LinkerMap;
+  readonly map: BaseMap;
+  readonly areaOf: AreaOf;
   readonly initial: (address: number, sizeBytes: number) => Uint8Array;
   readonly functions: Map<string, Entry>;
   readonly data: Map<string, Place>;
@@ -74,6 +94,7 @@ export class Program {
     this.ambiguous = start.ambiguous;
     this.merged = start.merged;
     this.map = start.map;
+    this.areaOf = start.areaOf;
     this.initial = start.initial;
     this.free = start.free;
     this.hostConstants = start.hostConstants;
@@ -90,6 +111,11 @@ export class Program {
     this.free = draft.free;
     this.version = draft.version;
   }
+
+  /** For a patch that was sent and taken back: its memory may still be in use. */
+  abandon(draft: Draft): void {
+    this.free = { ...this.free, areas: draft.free.areas };
+  }
 }
 
 /** Changes on top of a Program, not yet part of it. */
@@ -100,13 +126,17 @@ export class Draft {
   readonly constants: Map<string, readonly number[]> = new Map();
   readonly objects: Map<string, LinkedObject> = new Map();
   readonly removedObjects: Set<string> = new Set();
+  /** The areas' `address` as this patch begins. */
+  readonly starts: readonly number[];
   version: number;
   free: FreeSpace;
 
   constructor(program: Program) {
     this.program = program;
     this.version = program.version;
-    this.free = program.free;
+    const areas = program.free.areas.map((area) => ({ ...area, address: alignUp(area.address, area.alignment) }));
+    this.starts = areas.map(({ address }) => address);
+    this.free = { ...program.free, areas };
   }
 
   /** The slot a symbol means when code in `object` names it. */
@@ -126,29 +156,49 @@ export class Draft {
     this.functions.set(symbol.binding === 'local' ? localKey(object, symbol) : symbol.name, entry);
   }
 
-  newEntry(signature: Signature, object: string): Entry {
-    const { slot } = this.free;
+  /** A slot for one more function, or undefined when they are used up. */
+  newEntry(signature: Signature, object?: string): Entry | undefined {
+    const { slot, slotEnd = Infinity } = this.free;
+    if (slot >= slotEnd) return undefined;
     this.free = { ...this.free, slot: slot + 1 };
-    return { slot, signature, object };
+    return { slot, signature, ...(object !== undefined && { object }) };
   }
 
-  place(name: string): Place | undefined {
-    return this.data.get(name) ?? this.program.data.get(name);
+  /** The address a symbol means when code in `object` names it. */
+  place(object: ObjectFile, symbol: Symbol): Place | undefined {
+    if (symbol.binding !== 'local') return this.placeOf(symbol.name);
+    return this.placeOf(localKey(object, symbol)) ?? this.placeOf(symbol.name);
+  }
+
+  enterPlace(object: ObjectFile, symbol: Symbol, place: Place): void {
+    this.data.set(symbol.name, place);
+    if (symbol.binding === 'local') this.data.set(localKey(object, symbol), place);
+  }
+
+  placeOf(key: string): Place | undefined {
+    return this.data.get(key) ?? this.program.data.get(key);
   }
 
   constantAt(key: string): readonly number[] {
     return this.constants.get(key) ?? this.program.constants.get(key) ?? [];
   }
 
-  /** Room in the arena, or undefined when it is full. */
-  allocate(sizeBytes: number, alignment: number): number | undefined {
-    const address = Math.ceil(this.free.address / alignment) * alignment;
-    if (address + sizeBytes > this.free.addressEnd) return undefined;
-    this.free = { ...this.free, address: address + sizeBytes };
+  /** Room in an area, or undefined when it is full. */
+  allocate(area: number, sizeBytes: number, alignment: number): number | undefined {
+    const free = this.free.areas[area];
+    if (free === undefined) throw new Error(`there is no area ${area}`);
+    const address = alignUp(free.address, alignment);
+    if (address + sizeBytes > free.end) return undefined;
+    this.free = { ...this.free, areas: this.free.areas.with(area, { ...free, address: address + sizeBytes }) };
     return address;
   }
 }
 
-function localKey(object: ObjectFile, symbol: Symbol): string {
+/** Under what a local symbol is known: others may define one of the same name. */
+export function localKey(object: Pick<ObjectFile, 'name'>, symbol: Pick<Symbol, 'name'>): string {
   return `${object.name}\0${symbol.name}`;
+}
+
+function alignUp(value: number, alignment: number): number {
+  return Math.ceil(value / alignment) * alignment;
 }

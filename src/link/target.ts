@@ -1,27 +1,65 @@
 // What a file format adds to the neutral stages: its relocation kinds, and how a finished plan becomes a patch.
 
-import type { Atom, ObjectFile, Relocation, Signature, Symbol } from '../model.ts';
-import type { RelocationRules } from './diff.ts';
+import type {
+  Atom,
+  Glue,
+  ObjectFile,
+  Patch,
+  PatchHead,
+  Refusal,
+  Relocation,
+  Signature,
+  Symbol,
+  Unwind,
+} from '../model.ts';
+import type { Definition, RelocationRules } from './diff.ts';
 import type { VtableRules } from './identity.ts';
+import type { Draft } from './program.ts';
 
-/** A relocation whose target has been found. */
-export interface Resolved {
-  readonly offset: number;
-  readonly kind: number;
-  /** What the relocated field means: a slot, an address with addend, or nothing where `name` says it. */
+/** What the number that a relocation is about is. */
+export type Meaning =
+  /** A function by its slot. */
+  | 'slot'
+  /** An address, or of a thread-local its offset from the thread pointer. */
+  | 'address'
+  /** The address of a cell in which the host keeps the address that is meant. */
+  | 'cell'
+  /** Nothing: `signature` or `name` says it. */
+  | 'type'
+  | 'name';
+
+/** What a relocation refers to, once that has been found. */
+export interface Referent {
+  readonly means: Meaning;
   readonly value: number;
   /** The called function's type, or the type a TYPE_INDEX relocation names. */
   readonly signature?: Signature;
-  /** A global, a table or a tag by name. */
+  /** A global, a table or a tag by name; of what the host provides, its name there. */
   readonly name?: string;
+}
+
+/** A relocation whose target has been found. */
+export interface Resolved extends Referent {
+  readonly offset: number;
+  readonly kind: number;
+  readonly addend: number;
 }
 
 export interface PlannedFunction {
   readonly name: string;
   readonly slot: number;
   readonly signature: Signature;
-  readonly body: Uint8Array;
+  readonly definition: Definition;
+  /** Where the atom will be, for formats that place code. */
+  readonly address?: number;
   readonly relocations: readonly Resolved[];
+  readonly unwind: readonly PlannedUnwind[];
+}
+
+export interface PlannedUnwind {
+  readonly unwind: Unwind;
+  readonly cie: readonly Resolved[];
+  readonly fde: readonly Resolved[];
 }
 
 /** Bytes to write at an address when the patch is applied. */
@@ -49,13 +87,19 @@ export interface Plan {
 /** Code that a patch cannot hold; the message says why, in words for the user. */
 export class Unlinkable extends Error {}
 
-/** What a relocation refers to, as far as the neutral stage must tell. */
-export type TargetKind = 'function' | 'address' | 'signature' | 'name';
+/** What a relocation refers to, as far as its kind tells: `symbol` leaves it to what defines the symbol. */
+export type TargetKind = 'function' | 'address' | 'symbol' | 'signature' | 'name';
 
-export interface Target extends RelocationRules, VtableRules {
+export interface Target<P extends Patch = Patch> extends RelocationRules, VtableRules {
+  /** How a user gets the newest code when no patch can bring it. */
+  readonly remedy: Refusal['remedy'];
   readonly targetKind: (relocation: Relocation) => TargetKind;
+  /** The relocation is about the inside of a function: about its body, not about the slot that leads there. */
+  readonly meansInside: (object: ObjectFile, atom: Pick<Atom, 'kind'>, relocation: Relocation) => boolean;
   /** A function that the host provides when no object defines it. */
   readonly isHostFunction: (symbol: Symbol) => boolean;
+  /** What the host provides by an address, when no object defines it. */
+  readonly hostReferent: (symbol: Symbol) => Referent | undefined;
   /** A function whose object code is not what runs, since a later tool replaces it (wasm-bindgen's casts). */
   readonly isReplaced: (object: ObjectFile, atom: Atom) => boolean;
   /** A name that a tool numbers anew in every build: another build's function of this name is another function. */
@@ -64,5 +108,6 @@ export interface Target extends RelocationRules, VtableRules {
   readonly aliases: (symbol: Symbol) => readonly string[];
   /** When a symbol describes a function that the host calls: that function's name there. */
   readonly describes: (symbol: Symbol) => string | undefined;
-  readonly emit: (plan: Plan) => Uint8Array;
+  /** May take more of the draft's memory, for what only the format needs. Throws `Unlinkable`. */
+  readonly emit: (head: PatchHead, plan: Plan, draft: Draft, glue: Glue | undefined) => P;
 }

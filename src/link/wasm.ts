@@ -9,7 +9,7 @@
 // longer or shorter; and relocations say where every index and address stands. `call f` becomes `i32.const SLOT;
 // call_indirect`, padded numbers become minimal ones.
 
-import type { Signature } from '../model.ts';
+import type { Signature, WasmPatch } from '../model.ts';
 import { Writer } from '../object/bytes.ts';
 import { encodeSigned, writeSigned, writeUnsigned } from '../object/leb128.ts';
 import { writeNames } from '../object/names.ts';
@@ -20,12 +20,15 @@ import { symbolAt } from './diff.ts';
 import { readable } from './mangle.ts';
 import { type Plan, type PlannedData, type Resolved, type Target, type TargetKind, Unlinkable } from './target.ts';
 
-export const wasmTarget: Target = {
+export const wasmTarget: Target<WasmPatch> = {
+  remedy: 'reload',
   wordBytes: 4,
   width: (kind) => kindOf(kind).width,
   namesSignature: (kind) => kindOf(kind).target === 'type',
   targetKind: ({ kind }) => targetKinds[kindOf(kind).target],
-  isFunctionAddress: (kind) => kind === R.R_WASM_TABLE_INDEX_I32,
+  isFunctionAddress: (_object, { kind }) => kind === R.R_WASM_TABLE_INDEX_I32,
+  meansInside: () => false,
+  hostReferent: () => undefined,
   isHostFunction: (symbol) => symbol.kind === 'function' && symbol.importModule !== undefined,
   // wasm-bindgen runs `describe` functions at build time and puts what they describe in place of their callers.
   isReplaced: (object, atom) =>
@@ -41,7 +44,15 @@ export const wasmTarget: Target = {
   // types; those of imported functions begin with `__wbg_`.
   describes: ({ name }) => /^__wbindgen_describe_(?!__wbg_)(.+)_[0-9a-f]{16}$/.exec(name)?.[1],
   aliases: ({ name, importName = '' }) => [`${name} externref shim`, name, ...(INTRINSICS.get(importName) ?? [])],
-  emit,
+  emit: (head, plan, draft, glue) => ({
+    kind: 'wasm',
+    ...head,
+    module: emit(plan),
+    tableLength: draft.free.slot,
+    slots: [...plan.imports, ...plan.functions].map(({ slot }) => slot),
+    ranges: plan.data.map(({ address, atom }) => [address, atom.sizeBytes]),
+    ...(glue && { glue }),
+  }),
 };
 
 /** How many entries of the table of JavaScript values are constants that every program shares. */
@@ -111,7 +122,9 @@ class Emitter {
         type: this.#type(signature),
       })),
     );
-    const bodies = functions.map(({ name, body, relocations }) => this.#splice(name, body, relocations));
+    const bodies = functions.map(({ name, definition, relocations }) =>
+      this.#splice(name, definition.atom.bytes, relocations),
+    );
     const types = functions.map(({ signature }) => this.#type(signature));
     const slots = [...imports, ...functions].map(({ slot }, index): [number, number] => [slot, index]);
     const names = new Map(functions.map(({ name }, index) => [imports.length + index, readable(name).slice(0, 120)]));
@@ -174,13 +187,13 @@ class Emitter {
     writeUnsigned(writer, FUNCTION_TABLE);
   }
 
-  #immediate(writer: Writer, name: string, { kind, value, signature, name: target }: Resolved): void {
+  #immediate(writer: Writer, name: string, { kind, value, addend, signature, name: target }: Resolved): void {
     switch (kind) {
       case R.R_WASM_TABLE_INDEX_SLEB:
       case R.R_WASM_MEMORY_ADDR_SLEB:
-        return writeSigned(writer, value | 0);
+        return writeSigned(writer, (value + addend) | 0);
       case R.R_WASM_MEMORY_ADDR_LEB:
-        return writeUnsigned(writer, value >>> 0);
+        return writeUnsigned(writer, (value + addend) >>> 0);
       case R.R_WASM_TYPE_INDEX_LEB:
         // As a signed number, which block types want and every other place reads the same.
         return writeSigned(writer, this.#type(signature ?? ''));
@@ -271,11 +284,11 @@ function segment({ address, atom, relocations }: PlannedData): {
   const bytes = new Uint8Array(atom.sizeBytes);
   bytes.set(atom.bytes);
   const view = new DataView(bytes.buffer);
-  for (const { offset, kind, value } of relocations) {
+  for (const { offset, kind, value, addend } of relocations) {
     if (kind !== R.R_WASM_TABLE_INDEX_I32 && kind !== R.R_WASM_MEMORY_ADDR_I32) {
       throw new Unlinkable(`\`${atom.name}\` needs ${kindOf(kind).name}, which no data of a running program has`);
     }
-    view.setUint32(offset, value >>> 0, true);
+    view.setUint32(offset, (value + addend) >>> 0, true);
   }
   return { flags: 0, memory: 0, offset: constantExpression(address), bytes };
 }

@@ -133,8 +133,10 @@ const EM_X86_64 = 62;
 /** Likewise of the number of segments. */
 const PN_XNUM = 0xffff;
 const MAGIC = 0x464c457f;
+/** How every ELF file begins. */
+export const ELF_MAGIC: readonly number[] = [0x7f, 0x45, 0x4c, 0x46];
 /** Magic, 64-bit, little-endian, version 1; System V. */
-const IDENTIFICATION = [0x7f, 0x45, 0x4c, 0x46, 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+const IDENTIFICATION = [...ELF_MAGIC, 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /** What every section has, for sections of our own. */
 export const NULL_SECTION: ElfSection = {

@@ -1,0 +1,27 @@
+// The functions of a patch in; out comes an ELF file with their names, for backtraces and debuggers.
+
+import type { ElfSymbolEntry } from '../object/elfsymbols.ts';
+import { ET_DYN, readElf, SHF_ALLOC, SHF_EXECINSTR, writeElf } from '../object/elf.ts';
+import { writeElfObject } from '../object/elfwriter.ts';
+
+export interface NamedCode {
+  readonly name: string;
+  /** In the symbol file's terms. */
+  readonly address: number;
+  readonly sizeBytes: number;
+}
+
+export function writeSymbolFile(functions: readonly NamedCode[]): Uint8Array {
+  const symbols = functions.map(({ name, address, sizeBytes }): ElfSymbolEntry => ({
+    name,
+    binding: 'global',
+    type: 'function',
+    visibility: 'default',
+    section: 0,
+    value: address,
+    sizeBytes,
+  }));
+  const text = { name: '.text', flags: SHF_ALLOC | SHF_EXECINSTR, alignment: 1, sizeBytes: 0 };
+  const object = readElf(writeElfObject({ sections: [text], symbols, relocations: [] }), 'symbols');
+  return writeElf({ ...object, header: { ...object.header, type: ET_DYN } });
+}
