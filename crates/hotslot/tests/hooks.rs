@@ -27,10 +27,12 @@ fn hooks_hear_of_every_change_from_one_thread() {
     let mut count = 0;
     hotslot::on_patch(move |version| {
         count += 1;
-        said.send(("counts", count, thread::current().id())).unwrap();
         if version == 1 {
             let said = said.clone();
             hotslot::on_patch(move |version| said.send(("nested", version, thread::current().id())).unwrap());
+        }
+        said.send(("counts", count, thread::current().id())).unwrap();
+        if version == 1 {
             panic!("on purpose: a hook that panics");
         }
     });
