@@ -12,10 +12,10 @@ import type { Toolchain } from './rust.ts';
 /** The same place in a checkout and in the installed package, seen from the sources as from what they compile to. */
 const SOURCES = fileURLToPath(new URL('../../crates/agent/src', import.meta.url));
 
-const FLAGS = [
-  ...['--edition', '2024', '--crate-name', 'hotslot_agent', '--crate-type', 'lib', '--emit', 'obj'],
-  ...['-C', 'panic=abort', '-C', 'opt-level=2', '-C', 'codegen-units=1'],
-];
+const FLAGS = (
+  '--edition 2024 --crate-name hotslot_agent --crate-type lib --emit obj ' +
+  '-C panic=abort -C opt-level=2 -C codegen-units=1'
+).split(' ');
 
 /**
  * Path of the object, in the cache. It is position-independent, which programs for fixed addresses take as well. Throws a

@@ -51,6 +51,8 @@ export interface Builder {
   readonly directory: string;
   /** The workspace's root folder. */
   readonly workspace: string;
+  /** What `cargo run` adds to the environment of a native program; known once there was a build. */
+  readonly environment: Readonly<Record<string, string>>;
   /** Builds by cargo. Rejects with the signal's reason when aborted, as the others do. */
   base(signal: AbortSignal): Promise<Build | BuildFailure>;
   /** Builds what the edit touched. Returns the very same `Build` as before when that is nothing. */
@@ -149,6 +151,7 @@ class CargoBuilder implements Builder {
   #rest: Promise<unknown> = Promise.resolve();
   readonly #clearing: Promise<unknown>;
   #programLinker: ProgramLinker | undefined;
+  #agentPath: Promise<string> | undefined;
   #watcher: Watcher | undefined;
   readonly #warned = new Set<string>();
   readonly #closing = new AbortController();
@@ -182,7 +185,14 @@ class CargoBuilder implements Builder {
     return this.#project.package.workspace;
   }
 
+  get environment(): Readonly<Record<string, string>> {
+    const given = Object.entries(this.#units.at(-1)?.environment ?? {});
+    return Object.fromEntries(given.filter(([name]) => /^(CARGO|CARGO_(MANIFEST|PKG)_.*|OUT_DIR)$/.test(name)));
+  }
+
   base(signal: AbortSignal): Promise<Build | BuildFailure> {
+    // Compiled beside the first build; whether that went well is asked when it is linked.
+    if (this.platform === 'native') this.#agent().catch(() => undefined);
     return this.#exclusive(signal, async (either) => {
       const last = this.#resume();
       if (last === undefined) return this.#runCargo(either);
@@ -221,10 +231,15 @@ class CargoBuilder implements Builder {
       directory: root.directory,
       environment: root.environment,
       name: this.name,
-      agent: await findAgent(this.#toolchain),
+      agent: await this.#agent(),
     };
     this.#programLinker ??= new ProgramLinker(this.#newStore());
     return this.#programLinker.link(linked, rewrite, run, AbortSignal.any([signal, this.#closing.signal]));
+  }
+
+  #agent(): Promise<string> {
+    this.#agentPath ??= findAgent(this.#toolchain);
+    return this.#agentPath;
   }
 
   /** Its folder stays until the build is released. */

@@ -1,10 +1,10 @@
 // In: a link of a native program that rustc asked for, and its objects as rewritten. Out: the program, linked by the
 // linker driver that rustc would have used.
 
-import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
-import { readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import type { Executable, ObjectSource, Rewrite } from '../model.ts';
+import type { Executable, Rewrite } from '../model.ts';
 import { readArchive, writeArchive } from '../object/archive.ts';
 import { DiagnosticError } from './diagnostic.ts';
 import { failure } from './image.ts';
@@ -47,35 +47,24 @@ export class ProgramLinker {
   async #link(linked: Linked, rewrite: Rewrite, options: ExecutableRun, signal: AbortSignal): Promise<Executable> {
     signal.throwIfAborted();
     const used = new Set<string>();
-    const write = async (name: string, bytes: Uint8Array): Promise<string> => {
-      let path = this.#paths.get(bytes);
-      if (path === undefined || !this.#written.has(path)) {
-        path = join(this.#folder, `${this.#count++}-${basename(name, '.o')}.o`);
-        await writeFile(path, bytes);
-        this.#paths.set(bytes, path);
-        this.#written.add(path);
-      }
+    const write = (name: string, bytes: Uint8Array): string => {
+      const path = this.#write(name, bytes);
       used.add(path);
       return path;
     };
-    const inPlaceOf = async (path: string, objects: readonly ObjectSource[]): Promise<string[]> => {
-      const isArchive = !path.endsWith('.o');
-      const members = objects.map((object) => {
-        const bytes = rewrite.objects.get(object.name) ?? (isArchive ? object.bytes() : undefined);
-        return bytes === undefined ? path : write(object.name, bytes);
-      });
-      return Promise.all([...members, ...(isArchive ? withoutRust(path) : [])]);
-    };
-
-    const added = [...rewrite.added].map(([name, bytes]) => write(name, bytes));
-    const args = linked.args().map((argument) => {
-      const objects = linked.brings.get(argument);
-      return objects === undefined ? [argument] : inPlaceOf(argument, objects);
-    });
-    const objects = await Promise.all(added);
     // In front: libraries are searched for what the objects before them lack.
-    const line = [...objects, options.agent, ...linkArguments((await Promise.all(args)).flat())];
-    for (const path of this.#written) if (!used.has(path)) await this.#remove(path);
+    const line = [...Array.from(rewrite.added, ([name, bytes]) => write(name, bytes)), options.agent];
+    for (const argument of linkArguments(linked.args())) {
+      const isArchive = !argument.endsWith('.o');
+      const objects = linked.brings.get(argument);
+      if (objects === undefined) line.push(argument);
+      for (const object of objects ?? []) {
+        const bytes = rewrite.objects.get(object.name) ?? (isArchive ? object.bytes() : undefined);
+        line.push(bytes === undefined ? argument : write(object.name, bytes));
+      }
+      if (objects !== undefined && isArchive) line.push(...withoutRust(argument));
+    }
+    for (const path of this.#written) if (!used.has(path)) this.#remove(path);
 
     const folder = mkdtempSync(join(linked.folder.path, 'program-'));
     const path = join(folder, options.name);
@@ -83,9 +72,19 @@ export class ProgramLinker {
     return { path, bytes: await readFile(path) };
   }
 
-  async #remove(path: string): Promise<void> {
+  #write(name: string, bytes: Uint8Array): string {
+    const known = this.#paths.get(bytes);
+    if (known !== undefined && this.#written.has(known)) return known;
+    const path = join(this.#folder, `${this.#count++}-${basename(name, '.o')}.o`);
+    writeFileSync(path, bytes);
+    this.#paths.set(bytes, path);
+    this.#written.add(path);
+    return path;
+  }
+
+  #remove(path: string): void {
     this.#written.delete(path);
-    await rm(path, { force: true });
+    rmSync(path, { force: true });
   }
 }
 
@@ -101,10 +100,7 @@ function withoutRust(rlib: string): string[] {
 }
 
 /** What removes or merges functions, or forgets their names: patches must find them all. */
-const UNWANTED = [
-  ...['--gc-sections', '--strip-all', '-s', '--strip-debug', '-S', '--discard-all', '-x'],
-  ...['--icf=all', '--icf=safe'],
-];
+const UNWANTED = '--gc-sections --icf=all --icf=safe --strip-all -s --strip-debug -S --discard-all -x'.split(' ');
 
 /** rustc's command line without the output, and with everything kept: then a patch seldom lacks what generics need. */
 function linkArguments(args: readonly string[]): string[] {

@@ -28,13 +28,13 @@ export interface CargoOptions {
 
 export type Package = WasmPackage | NativePackage;
 
-export interface WasmPackage extends AnyPackage {
+interface WasmPackage extends AnyPackage {
   readonly platform: 'wasm';
   /** Version of wasm-bindgen in the lock file. */
   readonly bindgen: string;
 }
 
-export interface NativePackage extends AnyPackage {
+interface NativePackage extends AnyPackage {
   readonly platform: 'native';
 }
 
@@ -103,7 +103,7 @@ interface MetadataTarget {
 export const TARGET: string = TRIPLES.wasm;
 
 /** For questions that need no compiler, and any cargo will do. */
-export const ON_PATH: Pick<Toolchain, 'cargo' | 'environment'> = { cargo: 'cargo', environment: process.env };
+const ON_PATH: Pick<Toolchain, 'cargo' | 'environment'> = { cargo: 'cargo', environment: process.env };
 
 /** A package, and what to build it for. */
 interface Candidate {
@@ -199,14 +199,17 @@ export function trimMetadata(metadata: Metadata): Metadata {
   const { packages, workspace_members, workspace_default_members, workspace_root, target_directory, resolve } =
     metadata;
   return {
-    packages: packages.map(
-      ({ id, name, version, source, manifest_path, default_run, metadata: own, targets, dependencies }) => ({
-        ...{ id, name, version, source, manifest_path, default_run },
-        dependencies: dependencies.filter(isBindgen).map(({ name: dependency, kind }) => ({ name: dependency, kind })),
-        metadata: own?.hotslot === undefined ? null : { hotslot: own.hotslot },
-        targets: targets.map(({ name: target, kind, crate_types }) => ({ name: target, kind, crate_types })),
-      }),
-    ),
+    packages: packages.map(({ id, name, version, source, manifest_path, default_run, ...more }) => ({
+      id,
+      name,
+      version,
+      source,
+      manifest_path,
+      default_run,
+      metadata: more.metadata?.hotslot === undefined ? null : { hotslot: more.metadata.hotslot },
+      dependencies: more.dependencies.filter(isBindgen).map((each) => ({ name: each.name, kind: each.kind })),
+      targets: more.targets.map((each) => ({ name: each.name, kind: each.kind, crate_types: each.crate_types })),
+    })),
     workspace_members,
     ...(workspace_default_members && { workspace_default_members }),
     workspace_root,
