@@ -1,4 +1,7 @@
 //! Listening sockets that a parent process left open for this one, or new ones.
+//!
+//! All of it is `inline`, so none is in a program that does not use it: one that names `LISTEN_FDS` is taken for one that
+//! reads it.
 
 use std::env;
 use std::ffi::{c_int, c_void};
@@ -19,6 +22,7 @@ unsafe extern "C" {
     fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, size: *mut u32) -> c_int;
 }
 
+#[inline]
 pub fn listener<A: ToSocketAddrs>(address: A) -> io::Result<TcpListener> {
     static INHERITED: OnceLock<Mutex<Vec<TcpListener>>> = OnceLock::new();
     let addresses: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
@@ -30,12 +34,14 @@ pub fn listener<A: ToSocketAddrs>(address: A) -> io::Result<TcpListener> {
     }
 }
 
+#[inline]
 fn listens_at(listener: &TcpListener, wanted: SocketAddr) -> bool {
     let at = |address: SocketAddr| address.ip() == wanted.ip() && [address.port(), 0].contains(&wanted.port());
     listener.local_addr().is_ok_and(at)
 }
 
 /// Called once, as what it gives owns the descriptors.
+#[inline]
 fn inherited() -> Vec<TcpListener> {
     let pid = std::process::id().to_string();
     let for_us = env::var("LISTEN_PID").map_or(true, |wanted| wanted.is_empty() || wanted == pid);
@@ -44,6 +50,7 @@ fn inherited() -> Vec<TcpListener> {
 }
 
 /// False for what is not a socket, or none at all: a program may get the variables of its parent, but not the sockets.
+#[inline]
 fn is_listening(fd: RawFd) -> bool {
     let mut listens: c_int = 0;
     let mut size = size_of::<c_int>() as u32;
@@ -52,6 +59,7 @@ fn is_listening(fd: RawFd) -> bool {
     !failed && listens != 0
 }
 
+#[inline]
 fn take(fd: RawFd) -> TcpListener {
     // SAFETY: takes integers. Programs that this one starts shall not get the socket.
     unsafe { fcntl(fd, F_SETFD, FD_CLOEXEC) };
