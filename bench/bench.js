@@ -22,7 +22,6 @@ import { parseArgs } from 'node:util';
 import { createBuilder } from '../dist/build/builder.js';
 import { readCaptures } from '../dist/build/capture.js';
 import { requireToolchain } from '../dist/build/toolchain.js';
-import { writeArenaObject } from '../dist/object/linking.js';
 import { EDITED_STEP, fileOfFunction, largeCrate } from './large.js';
 import { launchBrowser, serve, serveFolder } from './serve.js';
 
@@ -189,7 +188,7 @@ async function look(page, { name }, { expression, value }) {
 /** The call of rustc as hotslot's build records and repeats it. */
 async function openFloor(program, folder, toolchain) {
   const builder = await createBuilder(
-    { directory: folder, features: [], arenaObject: writeArenaObject(1 << 20), report: () => {} },
+    { directory: folder, features: [], arenaBytes: 1 << 20, report: () => {} },
     toolchain,
   );
   const built = await builder.base(new AbortController().signal);
@@ -220,7 +219,7 @@ async function openFloor(program, folder, toolchain) {
 
 async function openPlain(program, folder, toolchain, browser) {
   const builder = await createBuilder(
-    { directory: folder, features: [], arenaObject: undefined, report: () => {} },
+    { directory: folder, features: [], arenaBytes: undefined, report: () => {} },
     toolchain,
   );
   const outDir = join(folder, 'pkg');

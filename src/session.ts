@@ -16,14 +16,14 @@ import { openBase } from './link/base.ts';
 import { openCompanion } from './link/companion.ts';
 import { Library } from './link/library.ts';
 import { link, type Outcome } from './link/link.ts';
+import { type LinkerMap, readMap } from './link/map.ts';
 import { makePatch } from './link/patch.ts';
 import type { Program } from './link/program.ts';
 import { wasmTarget } from './link/wasm.ts';
 import type { Build, BuildFailure, Edit, Event, Image, Refusal, WasmPatch } from './model.ts';
-import { writeArenaObject } from './object/linking.ts';
 
 /** What to build, in cargo's words. */
-export interface Selection extends Omit<BuildOptions, 'arenaObject' | 'report'> {
+export interface Selection extends Omit<BuildOptions, 'arenaBytes' | 'report'> {
   /** Questions asked already. */
   readonly inquiry?: Inquiry;
 }
@@ -60,7 +60,7 @@ export async function buildOnce(
   options: Selection & { outDir: string; report: (event: Event) => void },
 ): Promise<void> {
   const builder = await createBuilder(
-    { ...options, arenaObject: undefined },
+    { ...options, arenaBytes: undefined },
     await requireToolchain(options, options.inquiry?.rust),
     options.inquiry,
   );
@@ -73,7 +73,7 @@ export async function buildOnce(
 
 async function openBuilder(options: SessionOptions): Promise<Builder> {
   const toolchain = await requireToolchain(options, options.inquiry?.rust);
-  return createBuilder({ ...options, arenaObject: writeArenaObject(ARENA_BYTES) }, toolchain, options.inquiry);
+  return createBuilder({ ...options, arenaBytes: ARENA_BYTES }, toolchain, options.inquiry);
 }
 
 class RunningSession implements Session {
@@ -157,10 +157,12 @@ class RunningSession implements Session {
   /** Links the build anew as a whole. Pages that run an older base reload. */
   async #publish(build: Build): Promise<void> {
     const signal = new AbortController().signal;
-    const image = await this.#builder.image(build, signal);
+    // Read while wasm-bindgen is at work.
+    let map: LinkerMap | undefined;
+    const image = await this.#builder.image(build, signal, (text) => (map = readMap(text)));
     const first = this.#program === undefined;
     const version = this.#program === undefined ? 0 : this.#program.version + 1;
-    const { module, program } = openBase(image, build, version, contentHash);
+    const { module, program } = openBase(image, build, version, contentHash, map);
     this.#program = program;
     const replaced = this.#served;
     this.#served = [build];

@@ -27,7 +27,6 @@ import type { Build, BuildFailure, Edit, Event, ObjectSource, Rewrite } from '..
 import { SHF_ALLOC, SHF_WRITE } from '../src/object/elf.ts';
 import { readElfObject } from '../src/object/elfobject.ts';
 import { writeElfObject } from '../src/object/elfwriter.ts';
-import { writeArenaObject } from '../src/object/linking.ts';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const WORK = join(ROOT, '.cache/build');
@@ -148,7 +147,7 @@ async function open(directory: string, more: Partial<Parameters<typeof createBui
   const options = {
     directory,
     targetDirectory: join(WORK, 'target'),
-    arenaObject: writeArenaObject(1 << 16),
+    arenaBytes: 1 << 16,
     report: (event: Event) => events.push(event),
     ...more,
   };
@@ -541,7 +540,7 @@ describe('a native program', () => {
       {
         directory: SERVER,
         targetDirectory: join(WORK, 'target'),
-        arenaObject: undefined,
+        arenaBytes: undefined,
         report: (event) => events.push(event),
         ...more,
       },
@@ -608,6 +607,13 @@ describe('a native program', () => {
     await expect(programs(SPACE, { target: NATIVE })).rejects.toThrow(
       /^Several packages could be served: server, web\n/,
     );
+    // With the library that a page needs, also one that has it in pages only is for the web; without it, not.
+    replace('space/web/Cargo.toml', 'wasm-bindgen = "0.2"', 'text = { path = "../text" }');
+    expect(await programs(SPACE, { package: 'web' })).toEqual([`web for ${WASM}`]);
+    replace('space/web/Cargo.toml', 'crate-type = ["cdylib"]', '');
+    expect(await programs(SPACE, { package: 'web' })).toEqual([`web for ${NATIVE}`]);
+    replace('space/web/Cargo.toml', 'text = { path = "../text" }', 'wasm-bindgen = "0.2"');
+    replace('space/web/Cargo.toml', '[lib]', '[lib]\ncrate-type = ["cdylib"]');
     rmSync(join(SPACE, 'web/src/main.rs'));
   });
 

@@ -20,6 +20,7 @@ import { copyFile, mkdir, rm } from 'node:fs/promises';
 import { basename, dirname, join, sep } from 'node:path';
 import type { Build, BuildFailure, Diagnostic, Edit, Event, Executable, Image, Rewrite } from '../model.ts';
 import { findAgent } from './agent.ts';
+import { writeArenaObject } from '../object/linking.ts';
 import { requireBindgen } from './bindgen.ts';
 import { isAlive } from './cache.ts';
 import { type Scripts, type Unit, readCaptures, readInputs, readVariables, unitsOf, writeScripts } from './capture.ts';
@@ -37,8 +38,8 @@ import { type Linker, type Toolchain, linkerOf } from './rust.ts';
 import { type Watched, type Watcher, watch } from './watch.ts';
 
 export interface BuildOptions extends CargoOptions {
-  /** A relocatable object to add to the link of a wasm program. */
-  readonly arenaObject: Uint8Array | undefined;
+  /** Memory of a wasm program to keep free for patches; undefined: none. */
+  readonly arenaBytes: number | undefined;
   /** Told of progress, and of compiler warnings as log lines. */
   readonly report: (event: Event) => void;
 }
@@ -57,8 +58,8 @@ export interface Builder {
   base(signal: AbortSignal): Promise<Build | BuildFailure>;
   /** Builds what the edit touched. Returns the very same `Build` as before when that is nothing. */
   update(edit: Edit, signal: AbortSignal): Promise<Build | BuildFailure>;
-  /** Links and binds a wasm program. Throws a `DiagnosticError` when the linker or wasm-bindgen does not want to. */
-  image(build: Build, signal: AbortSignal): Promise<Image>;
+  /** Links and binds a wasm program; `onMap` gets the map as soon as it is there. Throws a `DiagnosticError` when the linker or wasm-bindgen does not want to. */
+  image(build: Build, signal: AbortSignal, onMap?: (map: string) => void): Promise<Image>;
   /**
    * Links a native program from rewritten objects and the agent. Each call makes a new file, named as cargo names it,
    * which stays until the build is released. Throws a `DiagnosticError` when the linker does not want to.
@@ -211,7 +212,7 @@ class CargoBuilder implements Builder {
     });
   }
 
-  async image(build: Build, signal: AbortSignal): Promise<Image> {
+  async image(build: Build, signal: AbortSignal, onMap?: (map: string) => void): Promise<Image> {
     const linked = this.#linkOf(build, 'wasm');
     const run = {
       linker: this.#linker(),
@@ -219,7 +220,7 @@ class CargoBuilder implements Builder {
       name: this.name,
       extra: this.#arena(),
     };
-    return makeImage(linked, run, AbortSignal.any([signal, this.#closing.signal]));
+    return makeImage(linked, run, AbortSignal.any([signal, this.#closing.signal]), onMap);
   }
 
   async executable(build: Build, rewrite: Rewrite, signal: AbortSignal): Promise<Executable> {
@@ -253,11 +254,11 @@ class CargoBuilder implements Builder {
 
   /** The arena's object, written once: it holds megabytes of zeros. */
   #arena(): string[] {
-    const { arenaObject } = this.#options;
-    if (arenaObject === undefined) return [];
-    const path = join(dirname(this.#paths.captures), `arena-${arenaObject.length}.o`);
+    const { arenaBytes } = this.#options;
+    if (arenaBytes === undefined) return [];
+    const path = join(dirname(this.#paths.captures), `arena-${arenaBytes}.o`);
     if (!existsSync(path)) {
-      writeFileSync(`${path}.${process.pid}`, arenaObject);
+      writeFileSync(`${path}.${process.pid}`, writeArenaObject(arenaBytes));
       renameSync(`${path}.${process.pid}`, path);
     }
     return [path];

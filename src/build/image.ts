@@ -1,6 +1,6 @@
 // In: a link that rustc asked for. Out: the linked and bound program: the real linker, then wasm-bindgen.
 
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Image } from '../model.ts';
@@ -19,22 +19,35 @@ export interface ImageRun {
   readonly extra: readonly string[];
 }
 
-export async function makeImage(linked: Linked, options: ImageRun, signal: AbortSignal): Promise<Image> {
+/** `onMap` is given the linker's map as soon as it is there, while wasm-bindgen is still at work. */
+export async function makeImage(
+  linked: Linked,
+  options: ImageRun,
+  signal: AbortSignal,
+  onMap?: (map: string) => void,
+): Promise<Image> {
   const { name } = options;
   const directory = join(linked.folder.path, 'image');
   mkdirSync(directory, { recursive: true });
   const module = join(linked.folder.path, `${name}.wasm`);
   const map = join(linked.folder.path, `${name}.map`);
-  const linking = await run(
-    options.linker.program,
-    [...options.linker.prefix, ...linkArguments(linked.args(), module), ...options.extra, `-Map=${map}`],
-    { signal },
-  );
+  // Thousands of arguments: a file of them is faster than a process with them.
+  const response = join(linked.folder.path, 'image.args');
+  const args = [...linkArguments(linked.args(), module), ...options.extra, `-Map=${map}`];
+  writeFileSync(response, args.map(quote).join('\n'));
+  const { program, prefix } = options.linker;
+  const linking = await run(program, [...prefix, `@${response}`], { signal });
   if (linking.status !== 0) throw failure('The linker failed', linking.stderr);
-  await bind(options, module, directory, ['--no-demangle', '--no-typescript'], signal);
-  const [bound, text, glue] = await Promise.all([
+  const binding = bind(options, module, directory, ['--no-demangle', '--no-typescript'], signal);
+  const [text] = await Promise.all([
+    readFile(map, 'utf8').then((read) => {
+      onMap?.(read);
+      return read;
+    }),
+    binding,
+  ]);
+  const [bound, glue] = await Promise.all([
     readFile(join(directory, `${name}_bg.wasm`)),
-    readFile(map, 'utf8'),
     readFile(join(directory, `${name}.js`), 'utf8'),
   ]);
   return { module: bound, map: text, glue, directory };
@@ -62,6 +75,11 @@ function linkArguments(args: readonly string[], output: string): string[] {
       args[index - 1] !== '-flavor',
   );
   return [...kept, '--strip-debug', '-o', output];
+}
+
+/** As the linker takes an argument in a response file: GNU's rules, which lld has on Unix. */
+function quote(argument: string): string {
+  return /^[\w./=:,+@%-]+$/.test(argument) ? argument : `"${argument.replaceAll(/["\\]/g, '\\$&')}"`;
 }
 
 /** With all that a program said. */
