@@ -207,7 +207,7 @@ export function trimMetadata(metadata: Metadata): Metadata {
       manifest_path,
       default_run,
       metadata: more.metadata?.hotslot === undefined ? null : { hotslot: more.metadata.hotslot },
-      dependencies: more.dependencies.filter(isBindgen).map((each) => ({ name: each.name, kind: each.kind })),
+      dependencies: more.dependencies.filter(isOfWeb).map((each) => ({ name: each.name, kind: each.kind })),
       targets: more.targets.map((each) => ({ name: each.name, kind: each.kind, crate_types: each.crate_types })),
     })),
     workspace_members,
@@ -281,8 +281,10 @@ const TASKS = 'xtask';
 /** Of a package that could be built for both. */
 function usualPlatform(found: MetadataPackage, options: CargoOptions, metadata: Metadata): Platform {
   const isForWeb =
-    found.dependencies.some((each) => isBindgen(each) && each.kind === null) ||
-    dependenciesOf(found.id, metadata, isForAll).some(isBindgen);
+    found.dependencies.some((each) => isOfWeb(each) && each.kind === null) ||
+    dependenciesOf(found.id, metadata, isForAll).some(isBindgen) ||
+    // The library that wasm-bindgen asks for; there are other reasons for one, but few have wasm-bindgen beside it.
+    (libraryOf(found) && dependenciesOf(found.id, metadata).some(isBindgen));
   // A library alone is no native program: what is missing for a page is then what the user has to be told.
   return isForWeb || targetsOf(found, options, 'native').length === 0 ? 'wasm' : 'native';
 }
@@ -293,11 +295,15 @@ function targetsOf(found: MetadataPackage, options: CargoOptions, platform: Plat
   if (bin !== undefined) return found.targets.filter((each) => each.kind.includes('bin') && each.name === bin);
   if (example !== undefined)
     return found.targets.filter((each) => each.kind.includes('example') && each.name === example);
-  const library = found.targets.find((each) => each.crate_types.includes('cdylib') && !each.kind.includes('example'));
+  const library = libraryOf(found);
   if (library && platform === 'wasm') return [library];
   const binaries = found.targets.filter((each) => each.kind.includes('bin'));
   const preferred = binaries.find((each) => each.name === found.default_run);
   return preferred ? [preferred] : binaries;
+}
+
+function libraryOf({ targets }: MetadataPackage): MetadataTarget | undefined {
+  return targets.find((each) => each.crate_types.includes('cdylib') && !each.kind.includes('example'));
 }
 
 function targetOf(found: MetadataPackage, options: CargoOptions, platform: Platform): MetadataTarget {
@@ -345,6 +351,11 @@ function isForAll(dependency: MetadataNode['deps'][number]): boolean {
   return dependency.dep_kinds.some(
     ({ kind, target }) => kind === null && (target === null || !target.includes('wasm')),
   );
+}
+
+/** wasm-bindgen, and what is made for use beside it. */
+function isOfWeb({ name }: { readonly name: string }): boolean {
+  return ['wasm-bindgen', 'wasm-bindgen-futures', 'js-sys', 'web-sys'].includes(name);
 }
 
 function isBindgen({ name }: { readonly name: string }): boolean {
