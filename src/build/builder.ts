@@ -228,7 +228,7 @@ class CargoBuilder implements Builder {
     const root = this.#units.at(-1);
     if (!root) throw new Error('expected a unit that was linked');
     const run = {
-      linker: this.#linker().program,
+      linker: this.#linker(),
       directory: root.directory,
       environment: root.environment,
       name: this.name,

@@ -85,6 +85,11 @@ export function readCargoErrors(stderr: string, directory: string): Diagnostic[]
   ];
 }
 
+/** Of another program, with all that it said. */
+export function failure(text: string, output: string): DiagnosticError {
+  return new DiagnosticError({ severity: 'error', text, notes: [output.trim()], rendered: `${text}\n${output}` });
+}
+
 function severityOf(level: string): Diagnostic['severity'] {
   if (level === 'warning') return 'warning';
   return level.startsWith('error') ? 'error' : 'note';

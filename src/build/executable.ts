@@ -6,14 +6,13 @@ import { readFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { Executable, Rewrite } from '../model.ts';
 import { readArchive, writeArchive } from '../object/archive.ts';
-import { DiagnosticError } from './diagnostic.ts';
-import { failure } from './image.ts';
-import { run } from './process.ts';
+import { runLinker } from './linker.ts';
+import type { Linker } from './rust.ts';
 import type { Linked } from './store.ts';
 
 export interface ExecutableRun {
   /** Its command line is like that of cc. */
-  readonly linker: string;
+  readonly linker: Linker;
   /** Where rustc ran, and with what: paths on the command line may be relative. */
   readonly directory: string;
   readonly environment: Readonly<Record<string, string>>;
@@ -68,7 +67,10 @@ export class ProgramLinker {
 
     const folder = mkdtempSync(join(linked.folder.path, 'program-'));
     const path = join(folder, options.name);
-    await runLinker([...line, '-o', path], folder, options, signal);
+    // As rustc does: what it says is read here, in English.
+    const env = { ...options.environment, LC_ALL: 'C' };
+    const file = join(folder, 'link.args');
+    await runLinker(options.linker, [...line, '-o', path], file, { cwd: options.directory, env, signal });
     return { path, bytes: await readFile(path) };
   }
 
@@ -112,25 +114,4 @@ function linkArguments(args: readonly string[]): string[] {
       return parts.length > 1 ? [parts.join(',')] : [];
     });
   return [...kept, '-Wl,--no-gc-sections'];
-}
-
-async function runLinker(
-  args: readonly string[],
-  folder: string,
-  { linker, directory, environment }: ExecutableRun,
-  signal: AbortSignal,
-): Promise<void> {
-  // In a file, of which there cannot be too much: one argument a line, quoted by backslashes.
-  const file = join(folder, 'arguments');
-  writeFileSync(file, args.map((argument) => `${argument.replaceAll(/[\s\\'"]/g, '\\$&')}\n`).join(''));
-  // As rustc does: messages are read here, in English.
-  const env = { ...environment, LC_ALL: 'C' };
-  const { status, stderr } = await run(linker, [`@${file}`], { cwd: directory, env, signal }).catch(
-    (error: unknown) => {
-      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-      const hint = 'Install it, or name another one: `linker = "..."` in .cargo/config.toml.';
-      throw new DiagnosticError({ severity: 'error', text: `The linker ${linker} is not installed`, hint });
-    },
-  );
-  if (status !== 0) throw failure('The linker failed', stderr);
 }

@@ -1,10 +1,11 @@
 // In: a link that rustc asked for. Out: the linked and bound program: the real linker, then wasm-bindgen.
 
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Image } from '../model.ts';
-import { DiagnosticError } from './diagnostic.ts';
+import { failure } from './diagnostic.ts';
+import { runLinker } from './linker.ts';
 import { run } from './process.ts';
 import type { Linked } from './store.ts';
 import type { Linker } from './rust.ts';
@@ -31,13 +32,8 @@ export async function makeImage(
   mkdirSync(directory, { recursive: true });
   const module = join(linked.folder.path, `${name}.wasm`);
   const map = join(linked.folder.path, `${name}.map`);
-  // Thousands of arguments: a file of them is faster than a process with them.
-  const response = join(linked.folder.path, 'image.args');
   const args = [...linkArguments(linked.args(), module), ...options.extra, `-Map=${map}`];
-  writeFileSync(response, args.map(quote).join('\n'));
-  const { program, prefix } = options.linker;
-  const linking = await run(program, [...prefix, `@${response}`], { signal });
-  if (linking.status !== 0) throw failure('The linker failed', linking.stderr);
+  await runLinker(options.linker, args, join(linked.folder.path, 'image.args'), { signal });
   const binding = bind(options, module, directory, ['--no-demangle', '--no-typescript'], signal);
   const [text] = await Promise.all([
     readFile(map, 'utf8').then((read) => {
@@ -75,14 +71,4 @@ function linkArguments(args: readonly string[], output: string): string[] {
       args[index - 1] !== '-flavor',
   );
   return [...kept, '--strip-debug', '-o', output];
-}
-
-/** As the linker takes an argument in a response file: GNU's rules, which lld has on Unix. */
-function quote(argument: string): string {
-  return /^[\w./=:,+@%-]+$/.test(argument) ? argument : `"${argument.replaceAll(/["\\]/g, '\\$&')}"`;
-}
-
-/** With all that a program said. */
-export function failure(text: string, output: string): DiagnosticError {
-  return new DiagnosticError({ severity: 'error', text, notes: [output.trim()], rendered: `${text}\n${output}` });
 }
