@@ -144,6 +144,19 @@ export function openTerminal(options: TerminalOptions): Terminal {
       }
       case 'reload':
         return line(colours.yellow, 'Reload', `${event.reason}; pages start again at version ${event.version}`);
+      case 'restart': {
+        const sockets = event.handedOver ? '; its listening sockets stayed open' : '';
+        return line(
+          colours.yellow,
+          'Restart',
+          `${event.reason}; the program starts again at version ${event.version}${sockets}`,
+        );
+      }
+      case 'exit': {
+        const how = event.signal ?? `status ${event.status}`;
+        const paint = event.status === 0 ? colours.dim : colours.red;
+        return line(paint, 'Exit', `${event.program} ended at version ${event.version}: ${how}`);
+      }
       case 'undo':
         return line(colours.yellow, `Undo ${event.version}`, event.reason);
       case 'client':

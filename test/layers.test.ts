@@ -13,7 +13,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   link: ['object', 'model'],
   build: ['object', 'model'],
   client: [],
-  deliver: ['client/protocol', 'model'],
+  deliver: ['client/protocol', 'object', 'model'],
   session: ['build', 'deliver', 'link', 'object', 'client/protocol', 'model'],
   shell: ['session', 'build', 'model'],
 };

@@ -1,0 +1,466 @@
+// Native programs under hotslot's control, real ones: rustc compiles them, with the agent linked in. Messages of the agent
+// as bytes; patches and receipts; how programs end; what a restart keeps; what a killed hotslot leaves.
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { PassThrough } from 'node:stream';
+import { fileURLToPath } from 'node:url';
+
+import * as fc from 'fast-check';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+
+import { type Message, MessageStream, PROTOCOL, readMessage, writeMessage } from '../src/deliver/agent.ts';
+import { type Exit, openProcess, type Process, type ProcessOptions } from '../src/deliver/process.ts';
+import type { ElfPatch, Event, Executable, RunningProgram } from '../src/model.ts';
+import { MalformedError } from '../src/object/bytes.ts';
+import { readElfImage } from '../src/object/elfimage.ts';
+
+const AGENT = fileURLToPath(new URL('../crates/agent/', import.meta.url));
+const SERVER = fileURLToPath(new URL('fixtures/process/server.rs', import.meta.url));
+const PAGE = 4096;
+
+// ------------------------------------------------------------------------------------------------------------ messages
+
+describe('messages', () => {
+  const u32 = fc.nat(0xffff_ffff);
+  const u64 = fc.maxSafeNat();
+  const bytes = fc.uint8Array({ maxLength: 40 });
+  const path = fc.string({ unit: 'binary' }).filter((text) => !text.includes('\0'));
+  const message: fc.Arbitrary<Message> = fc.oneof(
+    fc.record({
+      kind: fc.constant('hello' as const),
+      protocol: fc.constant(PROTOCOL),
+      pid: u32,
+      version: u32,
+      pending: fc.boolean(),
+      bias: u64,
+      slotsStart: u64,
+      slotsEnd: u64,
+      arenaStart: u64,
+      arenaEnd: u64,
+      moduleSizeBytes: u64,
+      symbolBias: u64,
+      tlsAddress: u64,
+      tlsSizeBytes: u64,
+      tlsAlignment: u64,
+      poolOffset: fc.maxSafeInteger(),
+      poolSizeBytes: u32,
+    }),
+    fc.record({
+      kind: fc.constant('patch' as const),
+      version: u32,
+      segments: fc.array(
+        fc.record({
+          address: u64,
+          sizeBytes: u64,
+          access: fc.constantFrom('read' as const, 'write' as const, 'execute' as const),
+          bytes,
+        }),
+      ),
+      writes: fc.array(fc.record({ address: u64, bytes })),
+      slots: fc.array(fc.record({ address: u64, value: u64 })),
+      unwind: fc.array(fc.record({ ehFrameHdr: u64, textStart: u64, textEnd: u64 })),
+      threadLocals: fc.array(fc.record({ offset: u32, bytes })),
+      symbolFile: path,
+    }),
+    fc.record({ kind: fc.constantFrom('commit' as const, 'undo' as const), version: u32 }),
+    fc.record({
+      kind: fc.constant('receipt' as const),
+      answers: fc.constantFrom('patch' as const, 'commit' as const, 'undo' as const, 'handover' as const),
+      version: u32,
+      applied: fc.boolean(),
+      nanoseconds: u64,
+      reason: fc.string({ unit: 'binary' }),
+    }),
+    fc.record({ kind: fc.constant('handover' as const), version: u32, path, sockets: fc.array(u32) }),
+  );
+  const failure = (read: () => unknown): MalformedError => {
+    try {
+      read();
+    } catch (error) {
+      if (error instanceof MalformedError) return error;
+      throw error;
+    }
+    return expect.fail('nothing was thrown');
+  };
+
+  test('are read as they were written', () => {
+    // On failure fast-check prints the seed.
+    const property = fc.property(message, (value) => {
+      expect(readMessage(writeMessage(value))).toEqual(value);
+    });
+    fc.assert(property);
+  });
+
+  test('are found in a stream however it is cut', () => {
+    const property = fc.property(
+      fc.array(message, { maxLength: 4 }),
+      fc.infiniteStream(fc.nat(30)),
+      (values, sizes) => {
+        const whole = Buffer.concat(values.map(writeMessage));
+        const stream = new MessageStream();
+        const found: Message[] = [];
+        for (let start = 0; start < whole.length;) {
+          const size = 1 + (sizes.next().value ?? 0);
+          found.push(...stream.push(whole.subarray(start, start + size)));
+          start += size;
+        }
+        expect(found).toEqual(values);
+      },
+    );
+    fc.assert(property);
+  });
+
+  test('that are cut off, too long or changed fail with what was expected and where', () => {
+    const property = fc.property(message, fc.nat(), fc.nat(255), (value, position, byte) => {
+      const whole = writeMessage(value);
+      const cut = whole.slice(0, position % whole.length);
+      const longer = new Uint8Array([...whole, 0]);
+      for (const broken of [cut, longer]) expect(failure(() => readMessage(broken)).expected).not.toBe('');
+      const changed = whole.slice();
+      changed[position % whole.length] = byte;
+      try {
+        readMessage(changed);
+      } catch (error) {
+        expect(error).toBeInstanceOf(MalformedError);
+      }
+    });
+    fc.assert(property);
+    const commit = writeMessage({ kind: 'commit', version: 7 });
+    const kind = commit.slice();
+    kind[4] = 99;
+    expect(failure(() => readMessage(kind)).message).toBe(
+      'message: expected a kind of message, found 99 (at offset 0x4)',
+    );
+    const list = writeMessage({ kind: 'handover', version: 0, path: '', sockets: [] });
+    list.fill(0xff, list.length - 4);
+    expect(failure(() => readMessage(list)).message).toMatch(/expected a 32-bit number.*at offset 0x14/);
+    const huge = new Uint8Array([0, 0, 0, 0x10]);
+    expect(failure(() => new MessageStream().push(huge)).message).toMatch(/at most 67108864 bytes, found 268435456/);
+  });
+
+  test('of another protocol are told apart', () => {
+    const hello = writeMessage({ ...(fc.sample(message, 200).find(({ kind }) => kind === 'hello') as Message) });
+    hello[8] = 77;
+    expect(failure(() => readMessage(hello)).message).toBe(
+      `message: expected protocol ${PROTOCOL}, found 77 (at offset 0x8)`,
+    );
+  });
+
+  test('are described in the same words in both ends', () => {
+    const table = (file: string, comment: string): string[] => {
+      const lines = readFileSync(new URL(file, import.meta.url), 'utf8').split('\n');
+      const start = lines.indexOf(`${comment} \`\`\`text`);
+      const end = lines.indexOf(`${comment} \`\`\``);
+      expect(start).toBeGreaterThan(0);
+      return lines.slice(start, end).map((line) => line.slice(comment.length));
+    };
+    expect(table('../src/deliver/agent.ts', '//')).toEqual(table('../crates/agent/src/wire.rs', '//!'));
+  });
+});
+
+// ------------------------------------------------------------------------------------------------------------ programs
+
+let folder: string;
+/** Answers lines, and has two slots; the agent's own tests use it as well. */
+let program: Executable;
+/** Listens; by `bind` alone, and by LISTEN_FDS. */
+let plain: Executable;
+let convention: Executable;
+
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'hotslot-test-'));
+  const rustc = (...args: string[]): void => {
+    try {
+      execFileSync('rustc', ['--edition', '2024', ...args], { stdio: ['ignore', 'inherit', 'inherit'] });
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+      throw new Error("there is no rustc: curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh", {
+        cause: error,
+      });
+    }
+  };
+  const agent = join(folder, 'agent.o');
+  const flags = ['-C', 'panic=abort', '-C', 'opt-level=2', '-C', 'codegen-units=1', '--crate-name', 'hotslot_agent'];
+  rustc('--crate-type', 'lib', '--emit', 'obj', ...flags, '-o', agent, join(AGENT, 'src/lib.rs'));
+  const compile = (name: string, source: string, ...args: string[]): Executable => {
+    const path = join(folder, name);
+    rustc('-C', `link-arg=${agent}`, ...args, '-o', path, source);
+    return { path, bytes: readFileSync(path) };
+  };
+  // Programs without stubs need the two symbols around none, for which the linker takes absolute ones.
+  const noSlots = ['__hotslot_slots_start', '__hotslot_slots_end'].flatMap((name) => [
+    '-C',
+    `link-arg=-Wl,--defsym=${name}=0`,
+  ]);
+  program = compile('program', join(AGENT, 'tests/fixtures/program.rs'));
+  plain = compile('plain', SERVER, ...noSlots);
+  convention = compile('convention', SERVER, '--cfg', 'convention', ...noSlots);
+}, 120_000);
+
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** A process under control, with what it reported. */
+class Subject {
+  readonly events: Event[] = [];
+  readonly input = new PassThrough();
+  readonly exits: Exit[] = [];
+  process!: Process;
+  readonly #waiting = new Set<() => void>();
+  #read = 0;
+
+  static async open(options: Partial<ProcessOptions> = {}): Promise<Subject> {
+    const subject = new Subject();
+    subject.process = await openProcess({
+      name: 'subject',
+      args: [],
+      environment: process.env,
+      directory: folder,
+      passThrough: false,
+      input: subject.input,
+      note: join(folder, 'notes', 'subject'),
+      report: (event) => subject.#note(() => subject.events.push(event)),
+      onExit: (exit) => subject.#note(() => subject.exits.push(exit)),
+      ...options,
+    });
+    subjects.push(subject);
+    return subject;
+  }
+
+  async start(executable: Executable, version = 0): Promise<RunningProgram> {
+    const started = await this.process.start(executable, { id: 'base', version });
+    if (started.kind !== 'running') expect.fail(JSON.stringify(started));
+    return started.program;
+  }
+
+  /** The next line that the program writes. */
+  async line(): Promise<string> {
+    const next = (): string | undefined => {
+      const lines = this.events.flatMap((event) =>
+        event.event === 'log' && event.level === 'info' ? [event.text] : [],
+      );
+      return lines[this.#read];
+    };
+    const line = await this.until(next);
+    this.#read += 1;
+    return line;
+  }
+
+  async ask(question: string): Promise<string> {
+    this.input.write(`${question}\n`);
+    return this.line();
+  }
+
+  async until<T>(look: () => T | undefined): Promise<T> {
+    for (;;) {
+      const found = look();
+      if (found !== undefined) return found;
+      await new Promise<void>((resolve) => this.#waiting.add(resolve));
+    }
+  }
+
+  #note(add: () => void): void {
+    add();
+    for (const resolve of this.#waiting) resolve();
+    this.#waiting.clear();
+  }
+}
+
+const subjects: Subject[] = [];
+afterEach(async () => {
+  for (const subject of subjects.splice(0)) await subject.process.close();
+});
+
+/** `mov eax, value; ret` on a page of the arena, for the program's first slot. */
+function answers(running: RunningProgram, version: number, page: number, value: number): ElfPatch {
+  const address = running.arenaStart + page * PAGE;
+  const code = Buffer.from([0xb8, 0, 0, 0, 0, 0xc3]);
+  code.writeInt32LE(value, 1);
+  return {
+    kind: 'elf',
+    base: 'base',
+    version,
+    functions: [],
+    warnings: [],
+    segments: [{ address, sizeBytes: code.length, access: 'execute', bytes: code }],
+    writes: [],
+    slots: [{ address: running.slotsStart, value: address }],
+    unwind: [],
+    threadLocals: [],
+    symbols: new Uint8Array(0),
+  };
+}
+
+describe('a program', () => {
+  test('takes patches, keeps those that are committed, undoes those that are abandoned', async () => {
+    const subject = await Subject.open();
+    const running = await subject.start(program, 7);
+    expect(await subject.ask('answer')).toBe('1');
+    const first = answers(running, 8, 0, 42);
+    expect(await subject.process.deliver(first)).toEqual([
+      { client: 'subject', version: 8, applied: true, applyMs: expect.any(Number) },
+    ]);
+    expect(await subject.ask('answer')).toBe('42');
+    subject.process.commit(first);
+    const second = answers(running, 9, 1, 43);
+    const [receipt] = await subject.process.deliver(second);
+    expect(receipt?.applied).toBe(true);
+    expect(await subject.ask('answer')).toBe('43');
+    subject.process.abandon(second, 'a page could not take it');
+    const bad = { ...answers(running, 9, 2, 44), slots: [{ address: running.slotsEnd, value: 0 }] };
+    expect(await subject.process.deliver(bad)).toEqual([
+      { client: 'subject', version: 8, applied: false, reason: `not a slot: 0x${running.slotsEnd.toString(16)}` },
+    ]);
+    expect(await subject.ask('answer')).toBe('42');
+    expect(() => subject.process.commit(bad)).toThrow('version 9 was not applied');
+    const third = answers(running, 9, 3, 45);
+    await subject.process.deliver(third);
+    subject.process.commit(third);
+    expect(await subject.ask('answer')).toBe('45');
+    await expect(subject.process.deliver(third)).rejects.toThrow('patch makes version 9, the program is at 9');
+    await expect(subject.process.deliver({ ...third, base: 'other' })).rejects.toThrow('running is base');
+  });
+
+  test('is described as it is in memory', async () => {
+    const subject = await Subject.open();
+    const running = await subject.start(program);
+    const image = readElfImage(program.bytes, program.path);
+    expect(running.slotsStart).toBe(running.bias + (image.byName.get('__hotslot_slots_start')?.address ?? 0));
+    expect(running.tls).toEqual({
+      address: image.tls?.address,
+      sizeBytes: image.tls?.sizeBytes,
+      alignment: image.tls?.alignment,
+    });
+    const pool = image.byName.get('__hotslot_tls_pool');
+    expect(running.poolOffset).toBe((image.tls?.threadPointerOffset ?? 0) + (pool?.address ?? 0));
+    expect(running.poolSizeBytes).toBe(pool?.sizeBytes);
+    // What the loader resolved tells where a library is.
+    const libc = running.libraries.find(({ path }) => path.includes('libc.so.6'));
+    const getpid = readElfImage(libc?.bytes() ?? new Uint8Array(), 'libc').exports.find(
+      ({ name }) => name === 'getpid',
+    );
+    expect(running.libraries.map(({ path }) => path)).not.toContain(program.path);
+    const found = await subject.ask('address');
+    expect(Number(found)).toBe((libc?.bias ?? 0) + (getpid?.address ?? 0));
+    expect(statSync(dirname(socketOf(running.pid))).mode & 0o777).toBe(0o700);
+    expect(statSync(socketOf(running.pid)).mode & 0o777).toBe(0o600);
+  });
+
+  test('gets arguments, environment, directory and input, and ends as a shell would say', async () => {
+    const options = { args: ['-c', 'read line; echo "$0 $1 $GREETING $line $PWD"; echo bad >&2; exit 42', 'a', 'b c'] };
+    const subject = await Subject.open({ ...options, environment: { ...process.env, GREETING: 'hi' } });
+    subject.input.write('typed\n');
+    const exit = await subject.process.start({ path: '/bin/sh', bytes: new Uint8Array() }, { id: 'base', version: 3 });
+    expect(exit).toEqual({ kind: 'exit', status: 42, version: 3 });
+    expect(await subject.line()).toBe(`a b c hi typed ${folder}`);
+    await subject.until(() => subject.events.find((event) => event.event === 'log' && event.text === 'bad'));
+    expect(subject.events).toContainEqual({ event: 'exit', program: 'subject', status: 42, version: 3 });
+    const missing = join(folder, 'missing');
+    const absent = await subject.process.start({ path: missing, bytes: new Uint8Array() }, { id: 'base', version: 4 });
+    expect(absent).toEqual({ kind: 'exit', status: 127, reason: `spawn ${missing} ENOENT`, version: 4 });
+    expect(subject.exits).toEqual([]);
+  });
+
+  test('that crashes is reported with its version, also while a patch is on its way', async () => {
+    const subject = await Subject.open();
+    const running = await subject.start(program, 1);
+    const first = answers(running, 2, 0, 42);
+    await subject.process.deliver(first);
+    subject.process.commit(first);
+    // Stopped, so that it has the patch and has not answered.
+    await stop(running.pid);
+    const second = answers(running, 3, 1, 43);
+    const receipts = subject.process.deliver(second);
+    process.kill(running.pid, 'SIGKILL');
+    expect(await receipts).toEqual([{ client: 'subject', version: 2, applied: false, reason: 'it ended: SIGKILL' }]);
+    subject.process.abandon(second, 'it ended');
+    const exit = await subject.until(() => subject.exits[0]);
+    expect(exit).toEqual({ kind: 'exit', status: 137, signal: 'SIGKILL', version: 2 });
+    expect(subject.events).toContainEqual({
+      event: 'exit',
+      program: 'subject',
+      status: 137,
+      signal: 'SIGKILL',
+      version: 2,
+    });
+    expect(subject.process.program).toBeUndefined();
+    const third = answers(running, 3, 2, 44);
+    expect(await subject.process.deliver(third)).toMatchObject([{ applied: false, reason: 'it does not run' }]);
+    subject.process.abandon(third, 'it does not run');
+    // The next build starts it again.
+    await subject.start(program, 2);
+    expect(await subject.ask('answer')).toBe('1');
+  });
+
+  test('whose agent is silent undoes the patch when it wakes up', async () => {
+    const subject = await Subject.open({ silenceMs: 200 });
+    const running = await subject.start(program);
+    await stop(running.pid);
+    const first = answers(running, 1, 0, 42);
+    expect(await subject.process.deliver(first)).toMatchObject([
+      { version: 0, applied: false, reason: 'no answer within 0.2 seconds' },
+    ]);
+    subject.process.abandon(first, 'silent');
+    process.kill(running.pid, 'SIGCONT');
+    // It applied what it had received, and undoes it before it takes the next.
+    for (let page = 1; ; page += 1) {
+      const next = answers(running, 1, page, 43);
+      const [receipt] = await subject.process.deliver(next);
+      if (receipt?.applied === true) {
+        subject.process.commit(next);
+        break;
+      }
+      expect(receipt?.reason).toBe('no answer within 0.2 seconds');
+      subject.process.abandon(next, 'silent');
+    }
+    expect(await subject.ask('answer')).toBe('43');
+  });
+
+  test('without an agent runs, and is said to take no patches', async () => {
+    const subject = await Subject.open({ args: ['-c', 'read line; exit 3'], silenceMs: 200 });
+    const started = await subject.process.start(
+      { path: '/bin/sh', bytes: new Uint8Array() },
+      { id: 'base', version: 0 },
+    );
+    expect(started).toMatchObject({ kind: 'mute', reason: 'its agent said nothing within 0.2 seconds' });
+    subject.input.write('go\n');
+    expect(await subject.until(() => subject.exits[0])).toEqual({ kind: 'exit', status: 3, version: 0 });
+  });
+
+  test('is ended by SIGTERM, or by SIGKILL after a time of grace; nothing is left', async () => {
+    const polite = await Subject.open();
+    const first = await polite.start(program);
+    const home = dirname(socketOf(first.pid));
+    expect(await polite.process.close()).toMatchObject({ status: 143, signal: 'SIGTERM' });
+    expect(existsSync(home)).toBe(false);
+    expect(readdirSync(join(folder, 'notes'))).toEqual([]);
+    expect(polite.exits).toEqual([]);
+    subjects.splice(0);
+
+    const args = ['-c', 'trap "echo no" TERM; echo ready; while :; do read line; done'];
+    const stubborn = await Subject.open({ args, graceMs: 200, silenceMs: 200 });
+    const starting = stubborn.process.start({ path: '/bin/bash', bytes: new Uint8Array() }, { id: 'base', version: 0 });
+    expect(await stubborn.line()).toBe('ready');
+    await starting;
+    expect(await stubborn.process.close()).toMatchObject({ status: 137, signal: 'SIGKILL' });
+    subjects.splice(0);
+  });
+});
+
+/** Resolves when every thread has stopped, which the kernel does one by one. */
+async function stop(pid: number): Promise<void> {
+  process.kill(pid, 'SIGSTOP');
+  const states = (): string[] =>
+    readdirSync(`/proc/${pid}/task`).map((thread) => {
+      const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, 'utf8');
+      return stat.charAt(stat.lastIndexOf(')') + 2);
+    });
+  while (states().some((state) => state !== 'T')) await new Promise((resolve) => setImmediate(resolve));
+}
+
+/** Where the program's agent connects to. */
+function socketOf(pid: number): string {
+  const [, path = ''] = /(?:^|\0)HOTSLOT_SOCKET=([^\0]*)/.exec(readFileSync(`/proc/${pid}/environ`, 'latin1')) ?? [];
+  return path;
+}
