@@ -51,7 +51,7 @@ export function layoutRefusal(
   for (const object of after) {
     if (!changed.has(object)) continue;
     try {
-      const reason = layoutDifference(before, object, options);
+      const reason = layoutDifference(before, after, object, options);
       if (reason !== undefined) return { reason, remedy };
     } catch (error) {
       if (!(error instanceof MalformedError)) throw error;
@@ -61,7 +61,10 @@ export function layoutRefusal(
   return undefined;
 }
 
-/** Types of the old objects that the new ones of the same name describe no more: what to remember until the program ends. */
+/**
+ * Types of the old objects that the new ones of the same name describe no more, and the old objects' statics: what to
+ * remember until the program ends, once the patch is applied. Newer entries replace older ones of the same name.
+ */
 export function goneTypes(
   before: readonly ObjectFile[],
   after: readonly ObjectFile[],
@@ -76,6 +79,7 @@ export function goneTypes(
       if (present.has(name) || isVtable(name) || !mayChange(name, isFixed)) continue;
       gone.set(name, [...new Set([...(gone.get(name) ?? []), ...(info?.typesNamed(name) ?? []).map(digest)])]);
     }
+    for (const { linkageName, type } of info?.statics ?? []) gone.set(staticKey(linkageName), [type.name]);
   }
   return gone;
 }
@@ -99,12 +103,14 @@ function shown(type: Type): string {
 
 function layoutDifference(
   before: readonly ObjectFile[],
+  after: readonly ObjectFile[],
   object: ObjectFile,
   { gone, isFixed = () => false }: LayoutOptions,
 ): string | undefined {
   const now = debugInfo(object);
   if (now === undefined || !now.describesTypes) {
-    return `\`${object.name}\` was compiled without full debug information (\`debug = 2\`), and nothing else tells whether memory keeps its shape`;
+    const crate = object.name.replace(/(?:-[0-9a-f]{16})?\..*$/, '');
+    return `\`${crate}\` was compiled without full debug information (\`debug = 2\`, \`split-debuginfo = "off"\`), and nothing else tells whether memory keeps its shape`;
   }
   const older = new Older(before, object.name);
   const comparison = new TypeComparison();
@@ -117,30 +123,37 @@ function layoutDifference(
       if (digests === undefined || types.every((type) => digests.includes(digest(type)))) continue;
       return `\`${name}\` is back with another shape than it had when the program last knew it; ${REMAINS}`;
     }
-    const odd = types.find((type) => !known.some((old) => comparison.difference(old, type) === undefined));
-    if (odd !== undefined) {
-      const [old] = known;
-      const difference = old && comparison.difference(old, odd);
-      if (difference !== undefined) return explain(difference, now);
-    }
-    // As many as before, and one that is no longer there: one of them took another's shape.
-    const isLess =
-      types.length === known.length &&
-      types.length > 1 &&
-      known.some((old) => !types.some((type) => comparison.difference(old, type) === undefined));
-    if (isLess) return `several types are named \`${name}\`, and one of them has another shape; ${REMAINS}`;
+    if (areKnown(types, known, comparison)) continue;
+    const [old] = known;
+    const [type] = types;
+    const difference = known.length === 1 && old && type && comparison.difference(old, type);
+    if (difference) return explain(difference, after);
+    return `several types are named \`${name}\`, and one of them has another shape; ${REMAINS}`;
   }
-  return staticDifference(older, now);
+  return staticDifference(older, now, gone);
 }
 
-function staticDifference(older: Older, now: DebugInfo): string | undefined {
+/** Of several types of one name, as many as before, each is the one in its place; otherwise each must be one of the old. */
+function areKnown(types: readonly Type[], known: readonly Type[], comparison: TypeComparison): boolean {
+  return types.every((type, index) => {
+    const candidates = types.length === known.length ? known.slice(index, index + 1) : known;
+    return candidates.some((old) => comparison.difference(old, type) === undefined);
+  });
+}
+
+function staticDifference(older: Older, now: DebugInfo, gone: TypeDigests | undefined): string | undefined {
   for (const { linkageName, type } of now.statics) {
-    const old = older.staticType(linkageName);
-    if (old === undefined || old.name === type.name) continue;
+    const old = older.staticType(linkageName)?.name ?? gone?.get(staticKey(linkageName))?.[0];
+    if (old === undefined || old === type.name) continue;
     const name = readable(linkageName).replace(/::\{constant#.*$/, '');
-    return `static \`${name}\` is of type \`${type.name}\` now, and was \`${old.name}\`; the running program holds the old one`;
+    return `static \`${name}\` is of type \`${type.name}\` now, and was \`${old}\`; the running program holds the old one`;
   }
   return undefined;
+}
+
+/** Statics are remembered beside types: no type's name is like this. */
+function staticKey(linkageName: string): string {
+  return `static ${linkageName}`;
 }
 
 const REMAINS = 'values of it exist in the running program';
@@ -291,7 +304,7 @@ class TypeComparison {
     );
     if (nested !== undefined) return this.difference(nested[0].type, nested[1].type);
     const text = fieldsText(pairs, added, removed);
-    return text === undefined ? undefined : { type: owner.type, text: owner.subject + text };
+    return text === undefined ? undefined : { type: owner.type, text: `has ${owner.subject}${text}` };
   }
 
   /** Variants pair by name; one left over pairs with one of the same number, which was renamed. */
@@ -315,7 +328,7 @@ class TypeComparison {
     const unknown = added.filter((variant) => strict || !pair(variant, ({ value }) => value === variant.value));
     for (const [earlier, variant] of pairs) {
       const { name } = variant;
-      const subject = `has in its variant \`${name}\` `;
+      const subject = `in its variant \`${name}\` `;
       const difference = this.#fields(earlier.data, variant.data, { type: now, subject, strict });
       if (difference !== undefined) return difference;
     }
@@ -399,16 +412,16 @@ function fieldsText(
   const retyped = pairs.find(([earlier, now]) => earlier.type.name !== now.type.name);
   if (retyped !== undefined) {
     const [earlier, now] = retyped;
-    return `has the field ${field(now)}, which was \`${earlier.type.name}\``;
+    return `the field ${field(now)}, which was \`${earlier.type.name}\``;
   }
   const [come] = added;
-  if (come !== undefined) return `has a new field ${field(come)}`;
+  if (come !== undefined) return `a new field ${field(come)}`;
   const [left] = removed;
-  if (left !== undefined) return `has no field ${field(left)} now`;
+  if (left !== undefined) return `no field ${field(left)} now`;
   const moved = pairs.find(([earlier, now]) => earlier.offset !== now.offset);
   if (moved === undefined) return undefined;
   const [earlier, now] = moved;
-  return `has its field ${field(now)} at byte ${now.offset} now, and had it at ${earlier.offset}`;
+  return `its field ${field(now)} at byte ${now.offset} now, and had it at ${earlier.offset}`;
 }
 
 // ---------------------------------------------------------------------------------------------------------- telling
@@ -452,7 +465,7 @@ function isEnvironment(name: string): boolean {
   return name.includes('_env#') && environment.test(name);
 }
 
-function explain({ type, text }: Difference, info: DebugInfo): string {
+function explain({ type, text }: Difference, after: readonly ObjectFile[]): string {
   const [, scope = '', kind = ''] = environment.exec(type.name) ?? [];
   if (scope === '') {
     const trait = /^(?:&|&mut |\*const |\*mut |alloc::boxed::Box<)dyn (.*)$/.exec(type.name)?.[1];
@@ -460,12 +473,12 @@ function explain({ type, text }: Difference, info: DebugInfo): string {
     if (!isOfTrait) return `\`${type.name}\` ${text}; ${REMAINS}`;
     return `the trait behind \`${type.name}\` has more or fewer methods now; objects that exist were made with the old ones`;
   }
-  const where = functionAround(type.name, scope, info);
+  const where = functionAround(type.name, scope, after);
   if (kind === 'closure')
     return `a closure in \`${where}\` captures other values now; those that exist hold the old ones`;
-  const subject = kind === 'async_fn' ? `\`${where}\` is` : `${article(kind)} in \`${where}\` is`;
-  const what = kind.startsWith('async') ? 'async' : 'suspended at times';
-  return `${subject} ${what} and holds other values across its awaits now; what is suspended in it would run on memory of another shape`;
+  const subject = kind === 'async_fn' ? `\`${where}\` is async and` : `${article(kind)} in \`${where}\``;
+  const when = kind.startsWith('async') ? 'across its awaits' : 'while it is suspended';
+  return `${subject} holds other values ${when} now; what is suspended in it would run on memory of another shape`;
 }
 
 function article(kind: string): string {
@@ -474,11 +487,14 @@ function article(kind: string): string {
 }
 
 /** The function that a closure or an async block is written in, as a person writes its name. */
-function functionAround(name: string, scope: string, info: DebugInfo): string {
-  const body = name.replace(/_env#(\d+\}(?:<.*>)?)$/, '#$1');
-  const own = [...info.functions.values()].find((described) => described.name === body);
+function functionAround(name: string, scope: string, after: readonly ObjectFile[]): string {
   // Debug information numbers implementations; a symbol names the type they are for.
-  const path = own && scope.includes('{impl#') ? readable(own.linkageName) : scope;
+  const body = scope.includes('{impl#') ? name.replace(/_env#(\d+\}(?:<.*>)?)$/, '#$1') : undefined;
+  let path = scope;
+  for (const object of body === undefined ? [] : after) {
+    const described = debugInfo(object)?.functions.values() ?? [];
+    for (const { name: own, linkageName } of described) if (own === body) path = readable(linkageName);
+  }
   return path.replace(/(?:::\{[\w#]+\}(?:<.*>)?)+$/, '');
 }
 
