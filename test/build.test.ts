@@ -4,6 +4,7 @@
 import { execFileSync } from 'node:child_process';
 import {
   chmodSync,
+  existsSync,
   mkdirSync,
   readFileSync,
   renameSync,
@@ -660,10 +661,17 @@ describe('a native program', () => {
     expect(said).toBe(`${executable.path}: main-two text-two true notice-two built-two\n`);
     expect(said.replace(executable.path, plain)).toBe(output(plain));
 
+    // The same again, and after a later build, and until it is given up.
     const again = await server.executable(build, rewrite, never);
     expect(again.path).not.toBe(executable.path);
-    expect(output(again.path)).toBe(said.replace(executable.path, again.path));
-    expect(output(executable.path)).toBe(said);
+    const older = build;
+    await edit(replace('space/server/src/main.rs', 'main-two', 'main-three'));
+    const newer = await server.executable(build, unchanged(build), never);
+    expect(output(newer.path)).toContain('main-three');
+    for (const { path } of [executable, again]) expect(output(path)).toBe(said.replace(executable.path, path));
+    server.release(older);
+    expect([executable, again, newer].map(({ path }) => existsSync(path))).toEqual([false, false, true]);
+    expect(contains(older.objects, 'main-two')).toBe(true);
   });
 
   test('a linker that fails is quoted', async () => {
@@ -723,10 +731,12 @@ fn main() {
       'space/text/src/lib.rs',
       'unsafe extern "C" { safe fn answer() -> i32; }\npub fn text() -> String {\n    format!("answer-{}", answer())\n}\n',
     );
-    await edit(join(SPACE, '.cargo/config.toml'), join(SPACE, 'text/build.rs'), join(SPACE, 'text/src/lib.rs'));
+    // A library for C as well, which rustc links on its own.
+    const library = replace('space/text/Cargo.toml', '[target', '[lib]\ncrate-type = ["lib", "cdylib"]\n\n[target');
+    await edit(join(SPACE, '.cargo/config.toml'), join(SPACE, 'text/build.rs'), library);
     expect(build.objects.filter(({ name }) => name.includes('answer'))).toEqual([]);
     const executable = await server.executable(build, unchanged(build), never);
-    expect(output(executable.path)).toContain('main-two answer-42');
+    expect(output(executable.path)).toContain('main-three answer-42');
     expect(Buffer.from(executable.bytes).includes('Linker: LLD')).toBe(false);
     expect(Buffer.from(executable.bytes).includes('hotslot_slots_start')).toBe(true);
 

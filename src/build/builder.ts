@@ -26,7 +26,7 @@ import { isAlive } from './cache.ts';
 import { type Scripts, type Unit, readCaptures, readInputs, readVariables, unitsOf, writeScripts } from './capture.ts';
 import { type BuildScript, type CargoRun, askWrapper, runCargo } from './cargo.ts';
 import { DiagnosticError } from './diagnostic.ts';
-import { ProgramLinker } from './executable.ts';
+import { ProgramLinker, removePrograms } from './executable.ts';
 import { bind, makeImage } from './image.ts';
 import type { Inquiry } from './inquiry.ts';
 import { askMetadata, cargoFiles, type CargoOptions, type Package, featureFlags, findPackage } from './package.ts';
@@ -266,7 +266,9 @@ class CargoBuilder implements Builder {
 
   release(build: Build): void {
     const linked = this.#links.get(build);
-    if (linked) this.#pinned.delete(linked);
+    if (!linked) return;
+    this.#pinned.delete(linked);
+    removePrograms(linked);
   }
 
   plain(directory: string, signal: AbortSignal): Promise<void> {
@@ -463,8 +465,9 @@ class CargoBuilder implements Builder {
       return { kind: 'failed', diagnostics: result.errors, rustcMs };
     }
     const captured = readCaptures(captures);
+    // A library of the same package may have been linked beside it.
     const fresh = readdirSync(store).map((name) => join(store, name));
-    const folder = fresh.find((path) => existsSync(join(path, 'line'))) ?? last;
+    const folder = fresh.find((path) => existsSync(join(path, 'line')) && this.#rootOf(captured, path)) ?? last;
     if (folder === undefined) throw new Error(`cargo built ${this.name}, but did not link it into ${store}`);
     const root = this.#rootOf(captured, folder);
     if (!root) throw new Error(`cargo built ${this.name}, but its call of rustc was not recorded in ${captures}`);

@@ -1,7 +1,7 @@
 // In: a link of a native program that rustc asked for, and its objects as rewritten. Out: the program, linked by the
 // linker driver that rustc would have used.
 
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { Executable, Rewrite } from '../model.ts';
@@ -35,7 +35,7 @@ export class ProgramLinker {
     this.#folder = folder;
   }
 
-  /** The file stays where it is until `linked` is let go. */
+  /** The file stays where it is until `removePrograms`. */
   link(linked: Linked, rewrite: Rewrite, options: ExecutableRun, signal: AbortSignal): Promise<Executable> {
     // One after the other: each removes the files that it found and did not need.
     const turn = this.#previous.then(() => this.#link(linked, rewrite, options, signal));
@@ -65,7 +65,7 @@ export class ProgramLinker {
     }
     for (const path of this.#written) if (!used.has(path)) this.#remove(path);
 
-    const folder = mkdtempSync(join(linked.folder.path, 'program-'));
+    const folder = mkdtempSync(join(linked.folder.path, PROGRAM));
     const path = join(folder, options.name);
     // As rustc does: what it says is read here, in English.
     const env = { ...options.environment, LC_ALL: 'C' };
@@ -88,6 +88,15 @@ export class ProgramLinker {
     this.#written.delete(path);
     rmSync(path, { force: true });
   }
+}
+
+/** How folders of programs begin, beside the objects they were linked from. */
+const PROGRAM = 'program-';
+
+/** All that were made of this link: tens of megabytes each. */
+export function removePrograms({ folder: { path } }: Linked): void {
+  for (const name of readdirSync(path))
+    if (name.startsWith(PROGRAM)) rmSync(join(path, name), { recursive: true, force: true });
 }
 
 /** Objects of other languages that an rlib brings, as an archive of their own: they are linked only where needed. */
