@@ -46,6 +46,7 @@ export function elfTarget(program: ElfProgram): Target<ElfPatch> {
     },
     isHostFunction: () => false,
     hostReferent: (symbol) => program.host.referent(symbol),
+    isOver: ({ name }) => name === 'main',
     isReplaced: () => false,
     isOfOneBuild: () => false,
     aliases: ({ name }) => [name],

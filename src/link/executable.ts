@@ -23,7 +23,7 @@ export interface ParsedExecutable {
   readonly places: ReadonlyMap<string, FilePlace>;
   /** Address of an input section, by `OBJECT:SECTION`. */
   readonly segments: ReadonlyMap<string, number>;
-  /** Names that local symbols of several objects have. */
+  /** Names that statics of several objects have. */
   readonly ambiguous: ReadonlySet<string>;
   /** Cells in which the loader puts the address of what the program imports, by its name. */
   readonly cells: ReadonlyMap<string, number>;
@@ -128,7 +128,7 @@ export function readExecutable(
   const threadPointer = image.tls?.threadPointerOffset ?? 0;
   const places = new Map<string, FilePlace>();
   const segments = new Map<string, number>();
-  const ambiguous = new Set<string>();
+  const repeated = new Set<string>();
   for (const { name, address, sizeBytes, type, binding, visibility, section } of image.symbols) {
     if (name.startsWith(ANCHOR)) {
       const split = name.indexOf(':', ANCHOR.length);
@@ -146,9 +146,16 @@ export function readExecutable(
     const known = places.get(name);
     const place = { address: type === 'tls' ? threadPointer + address : address, sizeBytes, type, isLocal };
     if (known === undefined || (known.isLocal && !isLocal)) places.set(name, place);
-    else if (known.isLocal && isLocal && known.address !== place.address) ambiguous.add(name);
+    else if (known.isLocal && isLocal && known.address !== place.address) repeated.add(name);
   }
-  for (const name of ambiguous) if (places.get(name)?.isLocal === true) places.delete(name);
+  const ambiguous = new Set<string>();
+  for (const name of repeated) {
+    const place = places.get(name);
+    if (place?.isLocal !== true) continue;
+    places.delete(name);
+    // Of code, another copy does as well.
+    if (place.type !== 'function') ambiguous.add(name);
+  }
   return {
     image,
     stubbed,

@@ -257,7 +257,9 @@ class Link {
   #roots(changes: readonly Change[]): { definition: Definition; entry: Entry }[] {
     const roots = new Map<string, { definition: Definition; entry: Entry }>();
     const seen = new Set<Symbol>();
-    const queue = changes.map(({ after }) => after).filter(({ symbol }) => symbol.kind === 'function');
+    const changed = changes.filter(({ after }) => after.symbol.kind === 'function');
+    const queue = changed.map(({ after }) => after);
+    const fresh = new Set(changed.filter(({ before }) => before === undefined).map(({ after }) => after));
     for (let definition = queue.pop(); definition !== undefined; definition = queue.pop()) {
       const { object, symbol } = definition;
       if (seen.has(symbol)) continue;
@@ -268,7 +270,11 @@ class Link {
         if (entry.signature === signatureOf(symbol)) roots.set(`${object.name}\0${symbol.name}`, { definition, entry });
       } else if (symbol.binding === 'local' && this.#program.ambiguous.has(symbol.name)) {
         queue.push(...this.#callers(definition));
-      } else if (this.#draft.place(object, symbol) !== undefined) {
+      } else if (
+        !fresh.has(definition) &&
+        this.#draft.place(object, symbol) !== undefined &&
+        !this.#target.isOver(symbol)
+      ) {
         throw new Unlinkable(`\`${readable(symbol.name)}\` is not reached through a slot, and it changed`);
       }
     }

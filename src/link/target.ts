@@ -100,6 +100,8 @@ export interface Target<P extends Patch = Patch> extends RelocationRules, Vtable
   readonly isHostFunction: (symbol: Symbol) => boolean;
   /** What the host provides by an address, when no object defines it. */
   readonly hostReferent: (symbol: Symbol) => Referent | undefined;
+  /** Code that has begun for good: nothing will call it again. */
+  readonly isOver: (symbol: Symbol) => boolean;
   /** A function whose object code is not what runs, since a later tool replaces it (wasm-bindgen's casts). */
   readonly isReplaced: (object: ObjectFile, atom: Atom) => boolean;
   /** A name that a tool numbers anew in every build: another build's function of this name is another function. */

@@ -28,6 +28,7 @@ export const wasmTarget: Target<WasmPatch> = {
   targetKind: ({ kind }) => targetKinds[kindOf(kind).target],
   isFunctionAddress: (_object, { kind }) => kind === R.R_WASM_TABLE_INDEX_I32,
   meansInside: () => false,
+  isOver: () => false,
   hostReferent: () => undefined,
   isHostFunction: (symbol) => symbol.kind === 'function' && symbol.importModule !== undefined,
   // wasm-bindgen runs `describe` functions at build time and puts what they describe in place of their callers.
