@@ -52,6 +52,8 @@ export interface Builder {
   readonly directory: string;
   /** The workspace's root folder. */
   readonly workspace: string;
+  /** hotslot's own for this program, which stays from start to start. */
+  readonly folder: string;
   /** What `cargo run` adds to the environment of a native program; known once there was a build. */
   readonly environment: Readonly<Record<string, string>>;
   /** Builds by cargo. Rejects with the signal's reason when aborted, as the others do. */
@@ -184,6 +186,10 @@ class CargoBuilder implements Builder {
 
   get workspace(): string {
     return this.#project.package.workspace;
+  }
+
+  get folder(): string {
+    return dirname(this.#paths.captures);
   }
 
   get environment(): Readonly<Record<string, string>> {
