@@ -18,7 +18,7 @@
 
 import type { ObjectFile, Refusal } from '../model.ts';
 import { MalformedError } from '../object/bytes.ts';
-import { type DebugInfo, debugInfo, type Member, type Type, type Variant } from '../object/dwarf.ts';
+import { type DebugInfo, debugInfo, type Member, type Type, type Variant, type VariantPart } from '../object/dwarf.ts';
 import type { Change } from './diff.ts';
 import { readable } from './mangle.ts';
 
@@ -48,17 +48,18 @@ export function layoutRefusal(
 ): Refusal | undefined {
   const { remedy = 'restart' } = options;
   const changed = new Set(changes.map((change) => change.after.object));
+  const reasons: Reason[] = [];
   for (const object of after) {
     if (!changed.has(object)) continue;
     try {
-      const reason = layoutDifference(before, after, object, options);
-      if (reason !== undefined) return { reason, remedy };
+      reasons.push(...differences(before, after, object, options));
     } catch (error) {
       if (!(error instanceof MalformedError)) throw error;
       return { reason: `whether memory keeps its shape cannot be told: ${error.message}`, remedy };
     }
   }
-  return undefined;
+  reasons.sort((a, b) => a.rank - b.rank);
+  return reasons[0] && { reason: reasons[0].text, remedy };
 }
 
 /**
@@ -101,16 +102,25 @@ function shown(type: Type): string {
 
 // ------------------------------------------------------------------------------------------------------- comparing
 
-function layoutDifference(
+/** Of several reasons, people are told the one that is nearest to what they wrote. */
+interface Reason {
+  readonly text: string;
+  /** The lower the nearer. */
+  readonly rank: number;
+}
+
+function* differences(
   before: readonly ObjectFile[],
   after: readonly ObjectFile[],
   object: ObjectFile,
   { gone, isFixed = () => false }: LayoutOptions,
-): string | undefined {
+): Generator<Reason> {
   const now = debugInfo(object);
   if (now === undefined || !now.describesTypes) {
     const crate = object.name.replace(/(?:-[0-9a-f]{16})?\..*$/, '');
-    return `\`${crate}\` was compiled without full debug information (\`debug = 2\`, \`split-debuginfo = "off"\`), and nothing else tells whether memory keeps its shape`;
+    const text = `\`${crate}\` was compiled without full debug information (\`debug = 2\`, \`split-debuginfo = "off"\`), and nothing else tells whether memory keeps its shape`;
+    yield { text, rank: 0 };
+    return;
   }
   const older = new Older(before, object.name);
   const comparison = new TypeComparison();
@@ -121,16 +131,28 @@ function layoutDifference(
     if (known.length === 0) {
       const digests = gone?.get(name);
       if (digests === undefined || types.every((type) => digests.includes(digest(type)))) continue;
-      return `\`${name}\` is back with another shape than it had when the program last knew it; ${REMAINS}`;
+      const text = `\`${name}\` is back with another shape than it had when the program last knew it; ${REMAINS}`;
+      yield { text, rank: rankOf(name) };
+      continue;
     }
     if (areKnown(types, known, comparison)) continue;
     const [old] = known;
     const [type] = types;
     const difference = known.length === 1 && old && type && comparison.difference(old, type);
-    if (difference) return explain(difference, after);
-    return `several types are named \`${name}\`, and one of them has another shape; ${REMAINS}`;
+    const text = difference
+      ? explain(difference, after)
+      : `several types are named \`${name}\`, and one of them has another shape; ${REMAINS}`;
+    yield { text, rank: rankOf(difference ? difference.type.name : name) };
   }
-  return staticDifference(older, now, gone);
+  const text = staticDifference(older, now, gone);
+  if (text !== undefined) yield { text, rank: 1 };
+}
+
+/** A type with a name of its own, then what a function holds, then what macros and dependencies made of them. */
+function rankOf(name: string): number {
+  if (/^\w+(?:::[a-zA-Z]\w*)+(?:<|$)/.test(name) && mayChange(name.replace(/<.*/, ''), () => false)) return 0;
+  const depth = name.match(/\{/g)?.length ?? 0;
+  return isEnvironment(name) && !/[<]|::_::/.test(name) ? 1 + depth : 10 + depth;
 }
 
 /** Of several types of one name, as many as before, each is the one in its place; otherwise each must be one of the old. */
@@ -232,14 +254,8 @@ class TypeComparison {
       case 'alias':
         return this.#held(old.target, now.target);
       case 'struct':
-      case 'union': {
-        const strict = isEnvironment(now.name);
-        return (
-          this.#fields(old, now, { type: now, subject: '', strict }) ??
-          this.#variants(old, now, strict) ??
-          this.#extent(old, now)
-        );
-      }
+      case 'union':
+        return this.#parts(old, now) ?? this.#extent(old, now);
       case 'enumeration':
         return this.#values(old, now) ?? this.#extent(old, now);
       default:
@@ -265,89 +281,22 @@ class TypeComparison {
     return text === undefined ? undefined : { type: now, text };
   }
 
-  /**
-   * Fields pair by name; one that is left over pairs with one of the same type at the same place, which was renamed. Not
-   * so where the compiler named and placed them (`strict`): another captured variable is no rename.
-   */
-  #fields(old: Type, now: Type, owner: Owner): Difference | undefined {
-    if (haveSameFields(old, now)) {
-      // Nothing to pair: the usual case, by far.
-      for (const [index, { type }] of now.members.entries()) {
-        const earlier = old.members[index];
-        const difference = earlier && this.difference(earlier.type, type);
-        if (difference !== undefined) return difference;
-      }
-      return undefined;
-    }
-    const before = fieldsOf(old);
-    const added: Member[] = [];
-    const pairs: [Member, Member][] = [];
-    for (const [key, field] of fieldsOf(now)) {
-      const earlier = before.get(key);
-      if (earlier === undefined) {
-        added.push(field);
-      } else {
-        before.delete(key);
-        pairs.push([earlier, field]);
-      }
-    }
-    const removed = [...before.values()];
-    for (const field of owner.strict ? [] : [...added]) {
-      const index = removed.findIndex(({ offset, type }) => offset === field.offset && type.name === field.type.name);
-      const [renamed] = index === -1 ? [] : removed.splice(index, 1);
-      if (renamed === undefined) continue;
-      added.splice(added.indexOf(field), 1);
-      pairs.push([renamed, field]);
-    }
-    const nested = pairs.find(
-      ([earlier, field]) => earlier.type.name === field.type.name && this.difference(earlier.type, field.type),
-    );
-    if (nested !== undefined) return this.difference(nested[0].type, nested[1].type);
-    const text = fieldsText(pairs, added, removed);
-    return text === undefined ? undefined : { type: owner.type, text: `has ${owner.subject}${text}` };
-  }
-
-  /** Variants pair by name; one left over pairs with one of the same number, which was renamed. */
-  #variants(old: Type, now: Type, strict: boolean): Difference | undefined {
+  /** What is held by value comes first: a field that moved only because of it is not the reason. */
+  #parts(old: Type, now: Type): Difference | undefined {
+    const strict = isEnvironment(now.name);
+    const fields = matchFields(old, now, strict);
     const from = old.variantPart;
     const to = now.variantPart;
-    if (from === undefined && to === undefined) return undefined;
-    const own = (text: string): Difference => ({ type: now, text });
-    if (from === undefined || to === undefined)
-      return own(to === undefined ? 'has no variants now' : 'has variants now');
-    const removed = [...from.variants];
-    const added: Variant[] = [];
-    const pairs: [Variant, Variant][] = [];
-    const pair = (variant: Variant, like: (other: Variant) => boolean): boolean => {
-      const index = removed.findIndex(like);
-      const [earlier] = index === -1 ? [] : removed.splice(index, 1);
-      if (earlier !== undefined) pairs.push([earlier, variant]);
-      return earlier !== undefined;
-    };
-    for (const variant of to.variants) if (!pair(variant, ({ name }) => name === variant.name)) added.push(variant);
-    const unknown = added.filter((variant) => strict || !pair(variant, ({ value }) => value === variant.value));
-    for (const [earlier, variant] of pairs) {
-      const { name } = variant;
-      const subject = `in its variant \`${name}\` `;
-      const difference = this.#fields(earlier.data, variant.data, { type: now, subject, strict });
-      if (difference !== undefined) return difference;
-    }
-    const [first] = unknown;
-    if (first !== undefined) return own(`has a new variant \`${first.name}\``);
-    const [last] = removed;
-    if (last !== undefined) return own(`has no variant \`${last.name}\` now`);
-    for (const [earlier, { name, value, offset }] of pairs) {
-      if (earlier.value !== value) {
-        return own(
-          `has the number ${value ?? 'of no other'} for its variant \`${name}\` now, and had ${earlier.value}`,
-        );
+    const variants = matchVariants(from?.variants ?? [], to?.variants ?? [], strict);
+    const data = variants.pairs.map(([earlier, variant]) => matchFields(earlier.data, variant.data, strict));
+    for (const { pairs } of [fields, ...data]) {
+      for (const [earlier, { type }] of pairs) {
+        const difference = earlier.type.name === type.name ? this.difference(earlier.type, type) : undefined;
+        if (difference !== undefined) return difference;
       }
-      if (earlier.offset !== offset) return own(`has its variant \`${name}\` at another place now`);
     }
-    if (from.tag?.offset !== to.tag?.offset || from.tag?.type.name !== to.tag?.type.name) {
-      return own('tells its variants apart in another way now');
-    }
-    return undefined;
+    const text = fieldsText(fields) ?? variantsText(variants, data) ?? tagText(from, to);
+    return text === undefined ? undefined : { type: now, text: `has ${text}` };
   }
 
   #values(old: Type, now: Type): Difference | undefined {
@@ -370,44 +319,68 @@ function isSimple({ kind }: Type): boolean {
   return kind === 'base' || kind === 'pointer' || kind === 'void' || kind === 'function';
 }
 
-/** As far as can be seen without looking into their types. */
-function haveSameFields(old: Type, now: Type): boolean {
-  return (
-    old.members.length === now.members.length &&
-    now.members.every(({ name, offset, type }, index) => {
-      const earlier = old.members[index];
-      return earlier?.offset === offset && earlier.name === name && earlier.type.name === type.name;
-    })
-  );
-}
-
-/** Whose fields are compared, and how a message about them begins. */
-interface Owner {
-  readonly type: Type;
-  readonly subject: string;
-  readonly strict: boolean;
+/** What belongs together of two types, and what only one of them has. */
+interface Match<T> {
+  readonly pairs: readonly (readonly [T, T])[];
+  readonly added: readonly T[];
+  readonly removed: readonly T[];
 }
 
 /**
- * By name; those of one name, which a coroutine may have of variables that hide each other, by their order besides. Those
- * that only say something to the compiler are left out.
+ * Fields pair by name; one that is left over pairs with one of the same type at the same place, which was renamed. Not so
+ * where the compiler chose what is there (`strict`): another captured variable is no rename.
  */
-function fieldsOf(type: Type): Map<string, Member> {
-  const fields = new Map<string, Member>();
-  for (const field of type.members) {
-    if (field.type.name.startsWith('core::marker::PhantomData<')) continue;
-    let key = field.name;
-    for (let copy = 1; fields.has(key); copy++) key = `${field.name}#${copy}`;
-    fields.set(key, field);
+function matchFields(old: Type, now: Type, strict: boolean): Match<Member> {
+  const before = fieldsOf(old);
+  const after = fieldsOf(now);
+  // The usual case, by far.
+  if (before.length === after.length && after.every(({ name }, index) => before[index]?.name === name)) {
+    return {
+      pairs: after.flatMap((field, index) => before.slice(index, index + 1).map((earlier) => [earlier, field])),
+      added: [],
+      removed: [],
+    };
   }
-  return fields;
+  return matched(before, after, [
+    ({ name }, other) => name === other.name,
+    ({ offset, type }, other) => !strict && offset === other.offset && type.name === other.type.name,
+  ]);
 }
 
-function fieldsText(
-  pairs: readonly (readonly [Member, Member])[],
-  added: readonly Member[],
-  removed: readonly Member[],
-): string | undefined {
+/** Variants pair by name; one left over pairs with one of the same number, which was renamed. */
+function matchVariants(before: readonly Variant[], after: readonly Variant[], strict: boolean): Match<Variant> {
+  return matched(before, after, [
+    ({ name }, other) => name === other.name,
+    ({ value }, other) => !strict && value === other.value,
+  ]);
+}
+
+/** Pairs by the first rule as far as it goes, what is left by the next; of several that fit, in their order. */
+function matched<T>(
+  before: readonly T[],
+  after: readonly T[],
+  rules: readonly ((old: T, now: T) => boolean)[],
+): Match<T> {
+  const removed = [...before];
+  let added = after;
+  const pairs: [T, T][] = [];
+  for (const fits of rules) {
+    added = added.filter((now) => {
+      const index = removed.findIndex((old) => fits(old, now));
+      const [old] = index === -1 ? [] : removed.splice(index, 1);
+      if (old !== undefined) pairs.push([old, now]);
+      return old === undefined;
+    });
+  }
+  return { pairs, added, removed };
+}
+
+/** Those that only say something to the compiler left out. */
+function fieldsOf(type: Type): readonly Member[] {
+  return type.members.filter((field) => !field.type.name.startsWith('core::marker::PhantomData<'));
+}
+
+function fieldsText({ pairs, added, removed }: Match<Member>): string | undefined {
   const field = ({ name, type }: Member): string => `\`${name.replace(/^__(?=\d)/, '')}: ${type.name}\``;
   const retyped = pairs.find(([earlier, now]) => earlier.type.name !== now.type.name);
   if (retyped !== undefined) {
@@ -422,6 +395,30 @@ function fieldsText(
   if (moved === undefined) return undefined;
   const [earlier, now] = moved;
   return `its field ${field(now)} at byte ${now.offset} now, and had it at ${earlier.offset}`;
+}
+
+/** `data` are the fields of each pair. */
+function variantsText({ pairs, added, removed }: Match<Variant>, data: readonly Match<Member>[]): string | undefined {
+  for (const [index, fields] of data.entries()) {
+    const text = fieldsText(fields);
+    if (text !== undefined) return `in its variant \`${pairs[index]?.[1].name}\` ${text}`;
+  }
+  const [come] = added;
+  if (come !== undefined) return `a new variant \`${come.name}\``;
+  const [left] = removed;
+  if (left !== undefined) return `no variant \`${left.name}\` now`;
+  for (const [earlier, { name, value, offset }] of pairs) {
+    if (earlier.value !== value) {
+      return `the number ${value ?? 'of no other'} for its variant \`${name}\` now, and had ${earlier.value ?? 'that of no other'}`;
+    }
+    if (earlier.offset !== offset) return `its variant \`${name}\` at another place now`;
+  }
+  return undefined;
+}
+
+function tagText(from: VariantPart | undefined, to: VariantPart | undefined): string | undefined {
+  if (from?.tag?.offset === to?.tag?.offset && from?.tag?.type.name === to?.tag?.type.name) return undefined;
+  return 'another way to tell its variants apart now';
 }
 
 // ---------------------------------------------------------------------------------------------------------- telling

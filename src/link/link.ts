@@ -425,10 +425,11 @@ class Link {
       case 'address':
         return { means: 'address', value: this.#address(object, symbol) };
       case 'symbol':
-        return this.#target.meansInside(object, atom, relocation)
-          ? { means: 'address', value: this.#inside(object, symbol) }
-          : this.#found(object, symbol);
+        break;
     }
+    return this.#target.meansInside(object, atom, relocation)
+      ? { means: 'address', value: this.#inside(object, symbol) }
+      : this.#found(object, symbol);
   }
 
   /** Whatever it is: a function with a slot, something that has a place, something new, or the host's. */

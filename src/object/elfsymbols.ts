@@ -134,13 +134,16 @@ export function readRelocationEntries(elf: Elf, section: ElfSection): Relocation
   });
 }
 
-/** The content of a `SHT_RELA` section. */
-export function writeRelocationEntries(relocations: readonly Relocation[]): Uint8Array<ArrayBuffer> {
+/** The content of a `SHT_RELA` section. `moved` gives a symbol's index in the table that it is for. */
+export function writeRelocationEntries(
+  relocations: readonly Relocation[],
+  moved: (symbol: number) => number = (symbol) => symbol,
+): Uint8Array<ArrayBuffer> {
   const writer = new Writer(RELA_SIZE * relocations.length);
   for (const { offset, kind, symbol, addend } of relocations) {
     writeXword(writer, offset);
     writer.u32le(kind);
-    writer.u32le(symbol);
+    writer.u32le(moved(symbol));
     writeXword(writer, addend);
   }
   return writer.finish();

@@ -123,8 +123,7 @@ export function editElf(elf: Elf, edit: ElfEdit): Elf {
     });
   }
 
-  const encode = (entries: readonly Relocation[]): Uint8Array =>
-    writeRelocationEntries(entries.map((entry) => ({ ...entry, symbol: moved(entry.symbol) })));
+  const encode = (entries: readonly Relocation[]): Uint8Array => writeRelocationEntries(entries, moved);
   const unplaced = new Map(edit.relocations);
   for (const [index, section] of elf.sections.entries()) {
     const { type, link, info } = section;
@@ -194,9 +193,9 @@ export function writeElfObject(object: NewElfObject): Uint8Array<ArrayBuffer> {
   const header = { ...OBJECT_HEADER, nameSection: 2 };
   const empty: Elf = { name: 'object', header, segments: [], sections: base, gaps: [], sizeBytes: 0 };
   const relocations = new Map<number, Relocation[]>();
-  for (const { section, symbol, ...entry } of object.relocations) {
+  for (const { section, offset, kind, symbol, addend } of object.relocations) {
     const target = relocations.get(section + base.length);
-    const moved = { ...entry, symbol: symbol + 1 };
+    const moved = { offset, kind, symbol: symbol + 1, addend };
     if (target === undefined) relocations.set(section + base.length, [moved]);
     else target.push(moved);
   }

@@ -117,11 +117,11 @@ function once<T>(make: () => T): () => T {
   return () => (known ??= make());
 }
 
-let agent: Promise<string> | undefined;
+let agentMade: Promise<string> | undefined;
 
 /** The agent as hotslot compiles it, once for all tests. */
 function agentObject(): Promise<string> {
-  agent ??= (async () => {
+  agentMade ??= (async () => {
     const sources = readdirSync(dirname(AGENT)).map((file) => readFileSync(join(dirname(AGENT), file)));
     const hash = createHash('sha1');
     for (const source of sources) hash.update(source);
@@ -132,7 +132,7 @@ function agentObject(): Promise<string> {
     await run('rustc', [...kind, ...options, '-o', path, AGENT]);
     return path;
   })();
-  return agent;
+  return agentMade;
 }
 
 /** A running program: a line in, a line out; and its agent. */
@@ -167,8 +167,8 @@ export class RunningProcess {
       child.once('exit', (code, signal) => reject(new Error(`the program ended with ${code ?? signal}`)));
     });
     ended.catch(() => undefined);
-    const agent = await Agent.greet(await Promise.race([connected, ended]), executable.path);
-    return new RunningProcess(child, server, folder, agent);
+    const connection = await Agent.greet(await Promise.race([connected, ended]), executable.path);
+    return new RunningProcess(child, server, folder, connection);
   }
 
   async ask(line: string): Promise<string> {
