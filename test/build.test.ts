@@ -622,7 +622,7 @@ describe('a native program', () => {
     expect(server).toMatchObject({ platform: 'native', name: 'server', directory: SERVER, workspace: SPACE });
     // What a program finds under `cargo run`, and nothing that is for rustc.
     expect(server.environment).toMatchObject({ CARGO_MANIFEST_DIR: SERVER, CARGO_PKG_VERSION: '0.1.0' });
-    expect(Object.keys(server.environment).filter((name) => /RUST|HOTSLOT|PROFILE/.test(name))).toEqual([]);
+    expect(Object.keys(server.environment).filter((name) => /^RUST|HOTSLOT|PROFILE/.test(name))).toEqual([]);
     expect(crates(build.objects)).toEqual(['server', 'text']);
     const defined = build.objects.flatMap((object) =>
       readElfObject(object.bytes(), object.name).symbols.filter(({ atom }) => atom !== undefined),
