@@ -333,14 +333,13 @@ interface Match<T> {
 function matchFields(old: Type, now: Type, strict: boolean): Match<Member> {
   const before = fieldsOf(old);
   const after = fieldsOf(now);
-  // The usual case, by far.
-  if (before.length === after.length && after.every(({ name }, index) => before[index]?.name === name)) {
-    return {
-      pairs: after.flatMap((field, index) => before.slice(index, index + 1).map((earlier) => [earlier, field])),
-      added: [],
-      removed: [],
-    };
+  const pairs: [Member, Member][] = [];
+  for (const [index, field] of after.entries()) {
+    const earlier = before[index];
+    if (earlier?.name === field.name) pairs.push([earlier, field]);
   }
+  // The usual case, by far.
+  if (pairs.length === before.length && pairs.length === after.length) return { pairs, added: [], removed: [] };
   return matched(before, after, [
     ({ name }, other) => name === other.name,
     ({ offset, type }, other) => !strict && offset === other.offset && type.name === other.type.name,
@@ -449,11 +448,16 @@ const rustLibraries: ReadonlySet<string> = new Set(['core', 'alloc', 'std', 'pro
  * and the like say what they hold.
  */
 function mayChange(name: string, isFixed: (crate: string) => boolean): boolean {
-  for (const [, crate = ''] of name.matchAll(/(?<![\w:}>])([A-Za-z_]\w*)::/g)) {
+  crates.lastIndex = 0;
+  for (let found = crates.exec(name); found !== null; found = crates.exec(name)) {
+    const [, crate = ''] = found;
     if (!rustLibraries.has(crate) && !isFixed(crate)) return true;
   }
   return false;
 }
+
+/** The first segment of each path; the rest of the path is passed over. */
+const crates = /\b([A-Za-z_]\w*)::(?:[^<>(),;& ]*)/g;
 
 /** What the compiler makes of a closure or of an async function or block: `app::slow::{async_fn_env#0}`. */
 const environment = /^(.*)::\{(\w+)_env#\d+\}(?:<.*>)?$/;

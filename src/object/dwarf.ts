@@ -9,7 +9,7 @@
 import type { ObjectFile, Relocation } from '../model.ts';
 import { DW_TAG } from './dwarfabbrev.ts';
 import type { DebugFile, RelocatedFields } from './dwarfsections.ts';
-import { Entry, type Unit, Units } from './dwarfunit.ts';
+import { type Unit, Units } from './dwarfunit.ts';
 import { malformed } from './elf.ts';
 import type { ElfObject } from './elfobject.ts';
 
@@ -104,20 +104,24 @@ export class Type {
   readonly #info: DebugInfo;
   readonly #unit: Unit;
   readonly #index: number;
-  readonly #entry: Entry;
+  readonly #ownName: string | undefined;
+  readonly #target: number | undefined;
   #name: string | undefined;
   #members: readonly Member[] | undefined;
   #variantPart: VariantPart | null | undefined;
 
-  constructor(info: DebugInfo, unit: Unit, index: number, kind: TypeKind, entry: Entry) {
+  /** With an index of -1, of the type that nothing is written of: `()`. */
+  constructor(info: DebugInfo, unit: Unit, index: number, kind: TypeKind) {
+    const entry = index < 0 ? undefined : unit.entry(index);
+    this.kind = kind;
+    this.sizeBytes = entry?.sizeBytes ?? 0;
+    this.alignment = entry?.alignment ?? 0;
+    this.encoding = entry?.encoding ?? 0;
+    this.#ownName = entry?.name;
+    this.#target = entry?.type;
     this.#info = info;
     this.#unit = unit;
     this.#index = index;
-    this.#entry = entry;
-    this.kind = kind;
-    this.sizeBytes = entry.sizeBytes;
-    this.alignment = entry.alignment;
-    this.encoding = entry.encoding;
   }
 
   /** As rustc writes it, namespaces and generic arguments included: `alloc::vec::Vec<app::State>`. */
@@ -137,7 +141,7 @@ export class Type {
 
   /** What a pointer points to, an array holds, an alias stands for, a function returns, an enumeration counts with. */
   get target(): Type {
-    return this.#info.typeAt(this.#entry.type);
+    return this.#info.typeAt(this.#target);
   }
 
   /** Of an array: how many there are, in each dimension. */
@@ -157,7 +161,7 @@ export class Type {
   }
 
   #describe(depth: number): string {
-    const { name } = this.#entry;
+    const name = this.#ownName;
     if (name !== undefined) return this.#info.qualified(this.#unit, this.#index, name);
     if (this.kind === 'void') return '()';
     if (depth > MAX_DEPTH) return '…';
@@ -277,8 +281,9 @@ export class DebugInfo {
       const found: StaticType[] = [];
       for (let index = 0; index < unit.count; index++) {
         if (unit.tag(index) !== DW_TAG.variable) continue;
-        const { linkageName, name = '', type } = unit.entry(index);
+        const linkageName = unit.linkageName(index);
         if (linkageName === undefined) continue;
+        const { name = '', type } = unit.entry(index);
         found.push({ linkageName, name: this.qualified(unit, index, name), type: this.typeAt(type) });
       }
       return found;
@@ -288,8 +293,10 @@ export class DebugInfo {
   /** @internal The type at a place; of none, `()`. */
   typeAt(place: number | undefined): Type {
     if (place === undefined) {
-      return (this.#void ??= new Type(this, this.#units.at(0), -1, 'void', new Entry(0)));
+      return (this.#void ??= new Type(this, this.#units.at(0), -1, 'void'));
     }
+    const known = this.#types.get(place);
+    if (known !== undefined) return known;
     const unit = this.#units.at(place);
     const index = unit.indexAt(place);
     const { definition } = unit.entry(index);
@@ -305,24 +312,17 @@ export class DebugInfo {
     const known = this.#types.get(place);
     if (known !== undefined) return known;
     const kind = kinds.get(unit.tag(index)) ?? unit.fail('a type', `tag 0x${unit.tag(index).toString(16)}`, place);
-    const entry = unit.entry(index);
-    const type = new Type(this, unit, index, kind, entry);
+    const type = new Type(this, unit, index, kind);
     this.#types.set(place, type);
     return type;
   }
 
-  /** @internal A member or a parameter. */
+  /** @internal A member or a parameter; of a function, what it returns. An entry's origin may say the type. */
   member(unit: Unit, index: number): Member {
-    const { name = '', offset } = unit.entry(index);
-    return { name, offset, type: this.typeFrom(unit, index) };
-  }
-
-  /** @internal The type of a member, a parameter or a function's result; an entry's origin may say it. */
-  typeFrom(unit: Unit, index: number): Type {
-    const { type, origin } = unit.entry(index);
-    if (type !== undefined || origin === undefined) return this.typeAt(type);
+    const { name = '', offset, type, origin } = unit.entry(index);
+    if (type !== undefined || origin === undefined) return { name, offset, type: this.typeAt(type) };
     const other = this.#units.at(origin);
-    return this.typeAt(other.entry(other.indexAt(origin)).type);
+    return { name, offset, type: this.typeAt(other.entry(other.indexAt(origin)).type) };
   }
 
   /** @internal `name` behind the names of the namespaces and types around an entry. */
@@ -369,7 +369,7 @@ class LazyFunction implements FunctionType {
   }
 
   get result(): Type {
-    return this.#info.typeFrom(this.#unit, this.#index);
+    return this.#info.member(this.#unit, this.#index).type;
   }
 }
 

@@ -28,38 +28,45 @@ import { type DebugFile, Strings, UnitSection } from './dwarfsections.ts';
 import { hex, readHalf, readXword } from './elf.ts';
 import { readU32 } from './leb128.ts';
 
-/**
- * What an entry says, as far as types and functions go. References are places. Every entry has every field, so that
- * reading them is quick.
- */
-export class Entry {
-  readonly tag: number;
-  name: string | undefined = undefined;
-  linkageName: string | undefined = undefined;
+/** What an entry says, as far as types and functions go. References are places. */
+export interface Entry {
+  readonly name: string | undefined;
   /** `DW_AT_type` */
-  type: number | undefined = undefined;
+  readonly type: number | undefined;
   /** `DW_AT_specification` or `DW_AT_abstract_origin`: the entry that says the rest. */
-  origin: number | undefined = undefined;
+  readonly origin: number | undefined;
   /** `DW_AT_discr` */
-  discriminant: number | undefined = undefined;
+  readonly discriminant: number | undefined;
   /** `DW_AT_signature` of a declaration: the place of the type in its own unit. */
-  definition: number | undefined = undefined;
-  sizeBytes = 0;
-  /** In bytes; 0 where nothing is said. */
-  alignment = 0;
+  readonly definition: number | undefined;
+  /** 0 where nothing is said; so are the other numbers. */
+  readonly sizeBytes: number;
+  /** In bytes. */
+  readonly alignment: number;
   /** `DW_AT_data_member_location` */
-  offset = 0;
+  readonly offset: number;
   /** `DW_AT_discr_value`, `DW_AT_discr_list` or `DW_AT_const_value`. */
-  value: string | undefined = undefined;
+  readonly value: string | undefined;
   /** `DW_AT_count`, or the upper bound. */
-  count: string | undefined = undefined;
-  encoding = 0;
-  isDeclaration = false;
-
-  constructor(tag: number) {
-    this.tag = tag;
-  }
+  readonly count: string | undefined;
+  readonly encoding: number;
+  readonly isDeclaration: boolean;
 }
+
+const NOTHING: Entry = {
+  name: undefined,
+  type: undefined,
+  origin: undefined,
+  discriminant: undefined,
+  definition: undefined,
+  sizeBytes: 0,
+  alignment: 0,
+  offset: 0,
+  value: undefined,
+  count: undefined,
+  encoding: 0,
+  isDeclaration: false,
+};
 
 /**
  * Where an entry is among all units: section and offset in one number, so that references may cross units and sections.
@@ -182,6 +189,7 @@ export class Unit {
   readonly #units: Units;
   readonly #section: UnitSection;
   readonly #header: UnitHeader;
+  readonly #entry: Mutable<Entry> = { ...NOTHING };
   #tree: Tree | undefined;
   #stringBase: number | undefined;
 
@@ -262,12 +270,11 @@ export class Unit {
     );
   }
 
-  /** What an entry says, read anew at each call. */
+  /** What an entry says: one object for all entries, which holds until the next call. There are tens of thousands. */
   entry(index: number): Entry {
-    const { tag, attributes } = this.#enter(index);
-    const entry = new Entry(tag);
-    for (const attribute of attributes) this.#readAttribute(entry, attribute);
-    return entry;
+    Object.assign(this.#entry, NOTHING);
+    for (const attribute of this.#enter(index).attributes) this.#readAttribute(this.#entry, attribute);
+    return this.#entry;
   }
 
   /** What an entry says of its name. */
@@ -348,17 +355,13 @@ export class Unit {
     return tree;
   }
 
-  #readAttribute(entry: Entry, { at, form: written, value }: Attribute): void {
+  #readAttribute(entry: Mutable<Entry>, { at, form: written, value }: Attribute): void {
     const { reader } = this.#section;
     const { encoding } = this.#header;
     const form = written === DW_FORM_indirect ? indirectForm(reader) : written;
     switch (at) {
       case DW_AT.name:
         entry.name = this.#string(form);
-        break;
-      case DW_AT.linkage_name:
-      case DW_AT.MIPS_linkage_name:
-        entry.linkageName = this.#string(form);
         break;
       case DW_AT.type:
         entry.type = this.#reference(form);
@@ -477,3 +480,5 @@ interface Tree {
   readonly parents: number[];
   readonly ends: number[];
 }
+
+type Mutable<T> = { -readonly [K in keyof T]: T[K] };
