@@ -120,6 +120,8 @@ class Emitter {
           name: one.name,
           address: addressOf(one) - symbolBias,
           sizeBytes: one.definition.atom.sizeBytes,
+          object: one.definition.object,
+          atom: one.definition.atom,
         })),
       ),
     };

@@ -1,15 +1,9 @@
-// The functions of a patch in; out comes an ELF file with their names, for backtraces and debuggers.
+// The functions of a patch in; out comes an ELF file with their names and lines, for backtraces and debuggers.
 
 import type { ElfSymbolEntry } from '../object/elfsymbols.ts';
 import { ET_DYN, readElf, SHF_ALLOC, SHF_EXECINSTR, writeElf } from '../object/elf.ts';
 import { writeElfObject } from '../object/elfwriter.ts';
-
-export interface NamedCode {
-  readonly name: string;
-  /** In the symbol file's terms. */
-  readonly address: number;
-  readonly sizeBytes: number;
-}
+import { lineSections, type NamedCode } from './lines.ts';
 
 export function writeSymbolFile(functions: readonly NamedCode[]): Uint8Array {
   const symbols = functions.map(({ name, address, sizeBytes }): ElfSymbolEntry => ({
@@ -22,6 +16,7 @@ export function writeSymbolFile(functions: readonly NamedCode[]): Uint8Array {
     sizeBytes,
   }));
   const text = { name: '.text', flags: SHF_ALLOC | SHF_EXECINSTR, alignment: 1, sizeBytes: 0 };
-  const object = readElf(writeElfObject({ sections: [text], symbols, relocations: [] }), 'symbols');
+  const lines = [...lineSections(functions)].map(([name, bytes]) => ({ name, flags: 0, alignment: 1, bytes }));
+  const object = readElf(writeElfObject({ sections: [text, ...lines], symbols, relocations: [] }), 'symbols');
   return writeElf({ ...object, header: { ...object.header, type: ET_DYN } });
 }

@@ -5,14 +5,24 @@
 // name what is local by its section and an offset: here every relocation names the function or data it is about.
 
 import type { Atom, ObjectFile, Relocation, Symbol, Unwind } from '../model.ts';
-import { SHF_MERGE, SHF_STRINGS } from './elf.ts';
-import { type ElfAtom, type ElfObject, type ElfSymbol, readElfObject } from './elfobject.ts';
+import { type Elf, SHF_MERGE, SHF_STRINGS } from './elf.ts';
+import { type ElfAtom, type ElfObject, type ElfSymbol, readElfObject, type UnloadedSection } from './elfobject.ts';
 import { readFrames } from './frames.ts';
 import { x86_64Kind } from './x86_64.ts';
 
+/** With what is about the parts, but takes no memory: debug information. Symbols are the file's, and more behind them. */
+export interface ElfParts extends ObjectFile {
+  readonly sections: readonly UnloadedSection[];
+  readonly elf: Elf;
+}
+
 /** Reads a relocatable object as parts; throws MalformedError. */
-export function readElfParts(bytes: Uint8Array, name: string): ObjectFile {
+export function readElfParts(bytes: Uint8Array, name: string): ElfParts {
   return new Parts(readElfObject(bytes, name)).object();
+}
+
+export function isElfParts(object: ObjectFile): object is ElfParts {
+  return 'elf' in object && 'sections' in object;
 }
 
 /**
@@ -46,8 +56,8 @@ class Parts {
     this.#object = object;
   }
 
-  object(): ObjectFile {
-    const { name, atoms, symbols } = this.#object;
+  object(): ElfParts {
+    const { name, atoms, symbols, sections, elf } = this.#object;
     for (const atom of atoms) this.#addAtom(atom);
     for (const [index, { atom, type, offset }] of symbols.entries()) {
       if (atom === undefined || type === 'section') continue;
@@ -66,7 +76,7 @@ class Parts {
       const relocations = atom.relocations.map((relocation) => this.#relocation(relocation, atom));
       this.#atoms[at] = { ...moved, relocations, ...(unwind && { unwind }) };
     }
-    return { name, atoms: this.#atoms, symbols: this.#symbols, signatures: [] };
+    return { name, atoms: this.#atoms, symbols: this.#symbols, signatures: [], sections, elf };
   }
 
   #addAtom(atom: ElfAtom): void {
@@ -99,7 +109,7 @@ class Parts {
     const whole = this.#moved.get(at);
     if (whole !== undefined) {
       const isShadowed = kind === 'section' && this.#named.has(at);
-      return isShadowed ? { ...moved, kind: 'section' } : { ...moved, atom: whole };
+      return isShadowed ? { ...moved, kind: 'section', atom: whole } : { ...moved, atom: whole };
     }
     const piece = this.#piece(at, offset);
     return piece === undefined ? moved : { ...moved, atom: piece.index, offset: offset - piece.start };
