@@ -8,10 +8,10 @@ import { Library } from '../src/link/library.ts';
 import { link } from '../src/link/link.ts';
 import { makePatch } from '../src/link/patch.ts';
 import { stubObjects } from '../src/link/stubs.ts';
-import type { ElfPatch, Refusal } from '../src/model.ts';
+import type { Build, ElfPatch, Refusal } from '../src/model.ts';
 import { Crate, type Flavour, RunningProcess } from './native/toolchain.ts';
 
-const SOURCE = readFileSync(new URL('fixtures/native/program.rs', import.meta.url), 'utf8');
+const fixture = (name: string): string => readFileSync(new URL(`fixtures/native/${name}.rs`, import.meta.url), 'utf8');
 const FLAVOURS: readonly Flavour[] = [
   { name: 'debug, PIE, lld', flags: [] },
   { name: 'optimised, PIE, GNU ld', flags: ['-Copt-level=2', '-Clink-dead-code'], link: ['-fuse-ld=bfd'] },
@@ -31,22 +31,29 @@ class Session {
   #abandon: () => void = () => undefined;
   readonly process: RunningProcess;
   source: string;
+  /** The program's source, when edits are of the library that it uses. */
+  readonly #user: string | undefined;
 
-  private constructor(crate: Crate, program: ElfProgram, process: RunningProcess, source: string) {
+  private constructor(crate: Crate, program: ElfProgram, process: RunningProcess, source: string, user?: string) {
     this.#crate = crate;
     this.#program = program;
     this.process = process;
     this.source = source;
+    this.#user = user;
   }
 
-  static async start(crate: Crate, source: string): Promise<Session> {
-    const build = await crate.compile(source);
+  static async start(crate: Crate, source: string, user?: string): Promise<Session> {
+    const build = await Session.#compile(crate, source, user);
     const stubbed = stubObjects(build.objects);
     const executable = await crate.link(stubbed.rewrite);
     const process = await RunningProcess.start(executable);
     const identify = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
     const program = openExecutable(executable, build, stubbed, process.program, 0, identify);
-    return new Session(crate, program, process, source);
+    return new Session(crate, program, process, source, user);
+  }
+
+  static #compile(crate: Crate, source: string, user: string | undefined): Promise<Build> {
+    return user === undefined ? crate.compile(source) : crate.compile(user, source);
   }
 
   /** Edits the source and links what rustc makes of it; the patch is not sent. */
@@ -56,7 +63,7 @@ class Session {
       if (!source.includes(from)) throw new Error(`the source has no \`${from}\``);
       source = source.replace(from, to);
     }
-    const build = await this.#crate.compile(source);
+    const build = await Session.#compile(this.#crate, source, this.#user);
     const target = elfTarget(this.#program);
     const outcome = link(this.#program, build, this.#library, target);
     if (outcome.kind === 'refused') return outcome.refusal;
@@ -93,7 +100,7 @@ describe.each(FLAVOURS)('$name', (flavour) => {
   let session: Session;
   beforeAll(async () => {
     crate = new Crate(flavour);
-    session = await Session.start(crate, SOURCE);
+    session = await Session.start(crate, fixture('program'));
   }, 60_000);
   afterAll(async () => {
     await session?.process.close();
@@ -226,7 +233,7 @@ fn fallback() -> f64 {
     const answer = await ask('risky 3');
     expect(answer).toContain('3 is way too much');
     const line = session.source.slice(0, session.source.indexOf('way too much')).split('\n').length;
-    expect(answer).toMatch(new RegExp(`: app::risky;\\s+at \\S*main.rs:${line}:\\d+;`));
+    expect(answer).toMatch(new RegExp(`: app::risky;\\s+at \\S*app.rs:${line}:\\d+;`));
     // Once more, in a module that std has not seen yet.
     await session.edit(['is way too much', 'is far too much']);
     expect(await ask('risky 3')).toContain('app::risky');
@@ -237,5 +244,57 @@ fn fallback() -> f64 {
     expect(await ask('helper')).toBe('2');
     await session.edit(['    x + 1\n', '    x + 8\n']);
     expect(await ask('helper')).toBe('9');
+  });
+});
+
+describe.each(FLAVOURS.slice(0, 2))('a library, $name', (flavour) => {
+  let crate: Crate;
+  let session: Session;
+  beforeAll(async () => {
+    crate = new Crate(flavour);
+    session = await Session.start(crate, fixture('library'), fixture('user'));
+  }, 60_000);
+  afterAll(async () => {
+    await session?.process.close();
+    crate.remove();
+  });
+  const ask = (line: string): Promise<string> => session.process.ask(line);
+
+  test('its thread-locals, old and new', { timeout: 60_000 }, async () => {
+    expect([await ask('visits'), await ask('visits'), await ask('thread')]).toEqual(['101', '102', '101']);
+    expect([await ask('remember a'), await ask('remember b')]).toEqual(['a', 'a,b']);
+    await session.edit(
+      ['VISITS.set(VISITS.get() + 1);', 'VISITS.set(VISITS.get() + 5); ROUNDS.set(ROUNDS.get() + 1);'],
+      ['VISITS.get().to_string()', 'format!("{} {}", VISITS.get(), ROUNDS.get())'],
+      ['static VISITS', 'pub static ROUNDS: Cell<u8> = const { Cell::new(7) };\n    static VISITS'],
+      ['words.join(",")', 'words.join("-")'],
+    );
+    expect([await ask('visits'), await ask('visits'), await ask('thread')]).toEqual(['107 8', '112 9', '105 8']);
+    expect(await ask('remember c')).toBe('a-b-c');
+  });
+
+  test('functions of the C library that nothing called before', { timeout: 60_000 }, async () => {
+    expect(await ask('process')).toBe('1');
+    await session.edit([
+      'CALLS.fetch_add(1, Ordering::Relaxed).to_string()',
+      `
+    unsafe extern "C" {
+        safe fn getppid() -> i32;
+        fn atoll(text: *const std::ffi::c_char) -> i64;
+        fn strlen(text: *const std::ffi::c_char) -> usize;
+        fn getpgid(pid: i32) -> i32;
+    }
+    let by_pointer: unsafe extern "C" fn(i32) -> i32 = std::hint::black_box(getpgid);
+    let number = unsafe { atoll(c"1234".as_ptr()) };
+    let length = unsafe { strlen(c"12345".as_ptr()) };
+    format!("{} {number} {length} {} {}", getppid(), unsafe { by_pointer(0) > 0 }, CALLS.load(Ordering::Relaxed))`,
+    ]);
+    expect(await ask('process')).toBe(`${process.pid} 1234 5 true 2`);
+  });
+
+  test('a vtable that another crate holds', { timeout: 60_000 }, async () => {
+    expect(await ask('visit word')).toBe('WORD');
+    await session.edit(['word.to_uppercase()', 'format!("{}!", word.to_lowercase())']);
+    expect(await ask('visit WORD')).toBe('word!');
   });
 });

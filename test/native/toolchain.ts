@@ -11,6 +11,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { type Message, MessageStream, writeMessage } from '../../src/deliver/agent.ts';
 import { readLibraries } from '../../src/deliver/libraries.ts';
+import { readArchive } from '../../src/object/archive.ts';
 import { objectName } from '../../src/link/map.ts';
 import type {
   ArchiveSource,
@@ -45,7 +46,6 @@ export class Crate {
     // Keeps the objects, and links nothing.
     const script = [
       '#!/bin/sh',
-      'mkdir -p "$KEEP"',
       'for argument in "$@"; do',
       '  printf \'%s\\n\' "$argument" >> "$KEEP/arguments"',
       '  case "$argument" in *.o) cp "$argument" "$KEEP/";; esac',
@@ -54,27 +54,49 @@ export class Crate {
     writeFileSync(join(this.folder, 'cc-keep'), `${script.join('\n')}\n`, { mode: 0o755 });
   }
 
-  /** Compiles the source as it is now. */
-  async compile(source: string): Promise<Build> {
-    const keep = join(this.folder, `run${this.#runs++}`);
-    const main = join(this.folder, 'main.rs');
-    writeFileSync(main, source);
-    const flags = ['--edition', '2024', '--crate-name', 'app', '-o', join(this.folder, 'app')];
-    const profile = ['debuginfo=2', 'lto=off', 'symbol-mangling-version=v0', 'link-arg=-Wl,--no-gc-sections'];
-    const own = [`linker=${join(this.folder, 'cc-keep')}`, `incremental=${join(this.folder, 'incremental')}`];
-    const options = [...profile, ...own].flatMap((option) => ['-C', option]);
+  /** Compiles the sources as they are now: a program, and a library that it uses if there is one. */
+  async compile(program: string, library?: string): Promise<Build> {
     const started = performance.now();
-    await run('rustc', [...flags, ...options, ...this.#flavour.flags, main], { env: { ...process.env, KEEP: keep } });
-    const rustcMs = performance.now() - started;
-    this.#arguments = readFileSync(join(keep, 'arguments'), 'utf8').trimEnd().split('\n');
-    const objects = readdirSync(keep).filter((file) => file.endsWith('.rcgu.o'));
+    const keep = join(this.folder, `run${this.#runs++}`);
+    mkdirSync(keep);
+    const objects: ObjectSource[] = [];
+    const use: string[] = [];
+    if (library !== undefined) {
+      const rlib = join(this.folder, 'liblibrary.rlib');
+      await this.#rustc('library', library, ['--crate-type', 'rlib', '--out-dir', this.folder], keep);
+      use.push('--extern', `library=${rlib}`);
+      for (const { name, bytes } of readArchive(readFileSync(rlib), rlib).members) {
+        if (!name.endsWith('.rcgu.o')) continue;
+        writeFileSync(join(keep, name), bytes);
+        objects.push(objectSource(join(keep, name)));
+      }
+    }
+    await this.#rustc('app', program, ['-o', join(this.folder, 'app'), ...use], keep);
+    const linker = readFileSync(join(keep, 'arguments'), 'utf8').trimEnd().split('\n');
+    const own = readdirSync(keep).filter((file) => file.startsWith('app.') && file.endsWith('.rcgu.o'));
+    objects.push(...own.map((file) => objectSource(join(keep, file))));
+    // The library's members are linked one by one.
+    const members = readdirSync(keep).filter((file) => file.startsWith('library') && file.endsWith('.o'));
+    this.#arguments = linker.flatMap((argument) =>
+      argument.endsWith('liblibrary.rlib') ? members.map((member) => join(keep, member)) : [argument],
+    );
     const archives = this.#arguments.filter((argument) => argument.endsWith('.rlib'));
     return {
       kind: 'built',
-      objects: objects.map((file) => objectSource(join(keep, file))),
+      objects,
       archives: archives.map((path): ArchiveSource => ({ path, bytes: once(() => readFileSync(path)) })),
-      rustcMs,
+      rustcMs: performance.now() - started,
     };
+  }
+
+  async #rustc(name: string, source: string, options: readonly string[], keep: string): Promise<void> {
+    const file = join(this.folder, `${name}.rs`);
+    writeFileSync(file, source);
+    const profile = ['debuginfo=2', 'lto=off', 'symbol-mangling-version=v0', 'link-arg=-Wl,--no-gc-sections'];
+    const own = [`linker=${join(this.folder, 'cc-keep')}`, `incremental=${join(this.folder, `incremental-${name}`)}`];
+    const codegen = [...profile, ...own].flatMap((option) => ['-C', option]);
+    const flags = ['--edition', '2024', '--crate-name', name, ...options, ...codegen, ...this.#flavour.flags, file];
+    await run('rustc', flags, { env: { ...process.env, KEEP: keep } });
   }
 
   /** Links the last build with the system's linker, with what the rewrite puts in the objects' place. */
