@@ -5,13 +5,14 @@
 import { readFileSync } from 'node:fs';
 
 import { layoutRefusal, signatureOf } from '../dist/link/layout.js';
+import { debugFile } from '../dist/object/debugfile.js';
 import { debugInfo } from '../dist/object/dwarf.js';
-import { readElf } from '../dist/object/elf.js';
 import { readElfObject } from '../dist/object/elfobject.js';
+import { readObject } from '../dist/object/linking.js';
 import { fuzzReader, runFromCommandLine } from './reader.js';
 
 const FIXTURE = new URL('../test/fixtures/elf/debug.o', import.meta.url);
-const SECTIONS = /^(?:\.rela)?\.debug_(?:info|abbrev|str|str_offsets|types|line_str)$/;
+const SECTIONS = ['info', 'abbrev', 'str', 'str_offsets', 'types', 'line_str'].map((name) => `.debug_${name}`);
 const EDGES = [0, 1, 0x7f, 0x80, 0xff, 0x7fff_ffff, 0x8000_0000, 0xffff_fff0, 0xffff_ffff];
 
 /**
@@ -20,12 +21,22 @@ const EDGES = [0, 1, 0x7f, 0x80, 0xff, 0x7fff_ffff, 0x8000_0000, 0xffff_fff0, 0x
  */
 export function fuzzDwarf(count, seed, objects = [{ name: 'debug.o', bytes: new Uint8Array(readFileSync(FIXTURE)) }]) {
   const inputs = objects.map(({ name, bytes }) => {
-    const sections = readElf(bytes, name).sections.filter((section) => SECTIONS.test(section.name));
-    return { name, bytes, sections, original: readElfObject(bytes, name) };
+    const original = readAny(bytes, name);
+    const found = SECTIONS.flatMap((section) => debugFile(original).sections(section));
+    const sections = found.map((section) => ({ offset: section.offset, sizeBytes: section.bytes.length }));
+    return { name, bytes, sections: [...sections, ...relocationsOf(original)], original };
   });
   const byName = new Map(inputs.map((input) => [input.name, input.original]));
-  const read = (bytes, name) => readEverything(readElfObject(bytes, name), byName.get(name));
+  const read = (bytes, name) => readEverything(readAny(bytes, name), byName.get(name));
   return fuzzReader({ inputs, mutate, read }, count, seed);
+}
+
+function readAny(bytes, name) {
+  return bytes[0] === 0 ? readObject(bytes, name) : readElfObject(bytes, name);
+}
+
+function relocationsOf({ elf }) {
+  return elf?.sections.filter(({ name }) => name === '.rela.debug_info') ?? [];
 }
 
 function readEverything(object, original) {

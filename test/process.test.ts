@@ -1,14 +1,15 @@
 // Native programs under hotslot's control, real ones: rustc compiles them, with the agent linked in. Messages of the agent
 // as bytes; patches and receipts; how programs end; what a restart keeps; what a killed hotslot leaves.
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 
 import * as fc from 'fast-check';
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 
 import { type Message, MessageStream, PROTOCOL, readMessage, writeMessage } from '../src/deliver/agent.ts';
 import { type Exit, openProcess, type Process, type ProcessOptions } from '../src/deliver/process.ts';
@@ -445,6 +446,145 @@ describe('a program', () => {
     await starting;
     expect(await stubborn.process.close()).toMatchObject({ status: 137, signal: 'SIGKILL' });
     subjects.splice(0);
+  });
+});
+
+// ------------------------------------------------------------------------------------------------------------- restart
+
+/** Connects again and again, and reads the one line that the server writes: the process that answers. */
+class Visitor {
+  readonly pids: number[] = [];
+  refused = 0;
+  /** Connections that ended without a line: whoever had accepted them ended first. */
+  unanswered = 0;
+  readonly #port: number;
+  readonly #done: Promise<void>;
+  #isStopped = false;
+  #waiting: (() => void)[] = [];
+
+  constructor(port: number) {
+    this.#port = port;
+    this.#done = this.#visit();
+  }
+
+  async stop(): Promise<void> {
+    this.#isStopped = true;
+    await this.#done;
+  }
+
+  /** The next process that answers and is none of these. */
+  async other(...pids: number[]): Promise<number> {
+    for (;;) {
+      const last = this.pids.at(-1);
+      if (last !== undefined && !pids.includes(last)) return last;
+      await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    }
+  }
+
+  async #visit(): Promise<void> {
+    while (!this.#isStopped) {
+      await new Promise<void>((resolve) => {
+        const socket = connect(this.#port, '127.0.0.1');
+        let text = '';
+        let isConnected = false;
+        socket.on('connect', () => (isConnected = true));
+        socket.on('data', (chunk: Buffer) => (text += chunk.toString()));
+        // `close` follows.
+        socket.on('error', () => undefined);
+        socket.on('close', () => {
+          if (!isConnected) this.refused += 1;
+          else if (text === '') this.unanswered += 1;
+          else this.pids.push(Number(text));
+          for (const wake of this.#waiting.splice(0)) wake();
+          resolve();
+        });
+      });
+    }
+  }
+}
+
+/** A port that nobody listens at. */
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as AddressInfo;
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+describe('a restart', () => {
+  let address: string;
+  let port: number;
+  beforeEach(async () => {
+    port = await freePort();
+    address = join(folder, 'address');
+    writeFileSync(address, `127.0.0.1:${port}`);
+  });
+
+  test.each([
+    ['that only knows bind', (): Executable => plain, false],
+    ['that reads LISTEN_FDS', (): Executable => convention, true],
+  ])('of a program %s turns no connection away', async (_, executable, inherits) => {
+    const subject = await Subject.open({ args: [address] });
+    let { pid } = await subject.start(executable());
+    expect(await subject.line()).toBe(`127.0.0.1:${port}`);
+    const visitor = new Visitor(port);
+    expect(await visitor.other()).toBe(pid);
+    for (let version = 1; version <= 5; version += 1) {
+      const started = await subject.process.start(executable(), { id: 'base', version });
+      if (started.kind !== 'running') expect.fail(JSON.stringify(started));
+      expect(started.handedOver).toBe(true);
+      expect(await visitor.other(pid)).toBe(started.program.pid);
+      ({ pid } = started.program);
+      if (inherits) expect(await subject.line()).toBe('inherited');
+      expect(await subject.line()).toBe(`127.0.0.1:${port}`);
+    }
+    await visitor.stop();
+    expect(visitor.refused).toBe(0);
+    // What the old program had accepted already ends with it.
+    expect(visitor.unanswered).toBeLessThanOrEqual(5);
+    expect(new Set(visitor.pids).size).toBe(6);
+    expect(subject.exits).toEqual([]);
+  });
+
+  test('of a program that listens elsewhere now is a plain one', async () => {
+    const subject = await Subject.open({ args: [address] });
+    await subject.start(plain);
+    expect(await subject.line()).toBe(`127.0.0.1:${port}`);
+    // The kernel takes the old socket for being in the way.
+    writeFileSync(address, `0.0.0.0:${port}`);
+    await subject.start(plain, 1);
+    expect(await subject.line()).toBe(`0.0.0.0:${port}`);
+    const visitor = new Visitor(port);
+    await visitor.other();
+    await visitor.stop();
+  });
+
+  test('after a crash has nothing to hand over', async () => {
+    const subject = await Subject.open({ args: [address] });
+    const { pid } = await subject.start(plain);
+    expect(await subject.line()).toBe(`127.0.0.1:${port}`);
+    process.kill(pid, 'SIGABRT');
+    expect(await subject.until(() => subject.exits[0])).toMatchObject({ status: 134, signal: 'SIGABRT', version: 0 });
+    const started = await subject.process.start(plain, { id: 'base', version: 1 });
+    expect(started).toMatchObject({ kind: 'running', handedOver: false });
+    expect(await subject.line()).toBe(`127.0.0.1:${port}`);
+  });
+
+  test('of a program that does not listen is a plain one; patches begin anew', async () => {
+    const subject = await Subject.open();
+    const running = await subject.start(program);
+    const first = answers(running, 1, 0, 42);
+    await subject.process.deliver(first);
+    subject.process.commit(first);
+    const started = await subject.process.start(program, { id: 'base', version: 2 });
+    if (started.kind !== 'running') expect.fail(JSON.stringify(started));
+    expect(started.handedOver).toBe(false);
+    expect(await subject.ask('answer')).toBe('1');
+    const next = answers(started.program, 3, 0, 43);
+    expect(await subject.process.deliver(next)).toMatchObject([{ version: 3, applied: true }]);
+    subject.process.commit(next);
+    expect(await subject.ask('answer')).toBe('43');
   });
 });
 

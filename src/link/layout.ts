@@ -34,6 +34,8 @@ export interface LayoutOptions {
    * mention no other crate are not looked at. Those of Rust's own libraries never are.
    */
   readonly isFixed?: (crate: string) => boolean;
+  /** An object that says nothing of its types is passed over instead of refused. */
+  readonly mayBeSilent?: boolean;
 }
 
 /**
@@ -113,10 +115,11 @@ function* differences(
   before: readonly ObjectFile[],
   after: readonly ObjectFile[],
   object: ObjectFile,
-  { gone, isFixed = () => false }: LayoutOptions,
+  { gone, isFixed = () => false, mayBeSilent = false }: LayoutOptions,
 ): Generator<Reason> {
   const now = debugInfo(object);
   if (now === undefined || !now.describesTypes) {
+    if (mayBeSilent) return;
     const crate = object.name.replace(/(?:-[0-9a-f]{16})?\..*$/, '');
     const text = `\`${crate}\` was compiled without full debug information (\`debug = 2\`, \`split-debuginfo = "off"\`), and nothing else tells whether memory keeps its shape`;
     yield { text, rank: 0 };

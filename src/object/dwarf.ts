@@ -6,12 +6,11 @@
 // coroutine, with a variant for each place where it may be suspended.
 // https://rustc-dev-guide.rust-lang.org/debuginfo/rust-codegen.html; DWARF 5, chapter 5
 
-import type { ObjectFile, Relocation } from '../model.ts';
+import type { ObjectFile } from '../model.ts';
+import { debugFile } from './debugfile.ts';
 import { DW_TAG } from './dwarfabbrev.ts';
-import type { DebugFile, RelocatedFields } from './dwarfsections.ts';
+import type { DebugFile } from './dwarfsections.ts';
 import { type Unit, Units } from './dwarfunit.ts';
-import { malformed } from './elf.ts';
-import type { ElfObject } from './elfobject.ts';
 
 export type TypeKind =
   | 'void'
@@ -375,44 +374,13 @@ class LazyFunction implements FunctionType {
 
 const known = new WeakMap<ObjectFile, DebugInfo>();
 
-/** An ELF object's debug information; undefined when it has none. Throws MalformedError. */
+/** An object's debug information; undefined when it has none. Throws MalformedError. */
 export function debugInfo(object: ObjectFile): DebugInfo | undefined {
   const read = known.get(object);
   if (read !== undefined) return read;
-  if (!isElf(object)) return undefined;
-  const file = elfDebugFile(object);
-  if (file.sections('.debug_info').length === 0) return undefined;
+  const file = debugFile(object);
+  if (file === undefined || file.sections('.debug_info').length === 0) return undefined;
   const info = new DebugInfo(file);
   known.set(object, info);
   return info;
-}
-
-function isElf(object: ObjectFile): object is ElfObject {
-  return 'elf' in object && 'sections' in object;
-}
-
-const SHF_COMPRESSED = 0x800;
-
-function elfDebugFile({ name, elf, sections, symbols }: ElfObject): DebugFile {
-  return {
-    name,
-    sections: (wanted) =>
-      sections
-        .filter((section) => section.name === wanted)
-        .map(({ section, bytes, flags, relocations }) => {
-          const offset = elf.sections[section]?.offset ?? 0;
-          if (flags & SHF_COMPRESSED) malformed(elf, offset, `${wanted} as it is`, 'a compressed section');
-          return { bytes, offset, relocations: () => tabulate(relocations(), symbols) };
-        }),
-  };
-}
-
-function tabulate(relocations: readonly Relocation[], symbols: ObjectFile['symbols']): RelocatedFields {
-  const places = new Uint32Array(relocations.length);
-  const values = new Float64Array(relocations.length);
-  for (const [index, { offset, symbol, addend }] of relocations.entries()) {
-    places[index] = offset;
-    values[index] = (symbols[symbol]?.offset ?? 0) + addend;
-  }
-  return { places, values };
 }

@@ -3,6 +3,7 @@
 
 import type { Atom, AtomKind, ObjectFile, Relocation, Signature, Symbol } from '../model.ts';
 import { isZero, MalformedError, Writer } from './bytes.ts';
+import { type Debugged, wasmDebugFile } from './debugfile.ts';
 import { encodeSigned, writeName, writeVector } from './leb128.ts';
 import { readRelocations, relocationKinds } from './relocations.ts';
 import {
@@ -25,8 +26,8 @@ import { customSection, type DataSegment, type Import, type Module, readModule, 
 
 const externalKinds = ['function', 'table', 'memory', 'global', 'tag'] as const satisfies Import['kind'][];
 
-/** Reads a relocatable object; throws MalformedError. Debug sections are passed over. */
-export function readObject(bytes: Uint8Array, name: string): ObjectFile {
+/** Reads a relocatable object; throws MalformedError. Debug sections are for who asks. */
+export function readObject(bytes: Uint8Array, name: string): ObjectFile & Debugged {
   const module = readModule(bytes, name);
   const start = (view: Uint8Array): number => view.byteOffset - bytes.byteOffset;
   const custom = customSection(module, 'linking');
@@ -79,6 +80,7 @@ export function readObject(bytes: Uint8Array, name: string): ObjectFile {
     atoms: [...functions, ...segments],
     symbols,
     signatures: scope.signatures,
+    debug: wasmDebugFile(module),
     ...(linking.initFunctions.length > 0 && { initFunctions: linking.initFunctions }),
   };
 }

@@ -126,7 +126,7 @@ export class Server {
   /** Of the page, once the server is ready. */
   get url(): string {
     const ready = this.events.find((event) => event.event === 'ready');
-    if (ready === undefined) throw this.#explain('the server is not ready');
+    if (ready?.url === undefined) throw this.#explain('the server is not ready');
     return ready.url;
   }
 
