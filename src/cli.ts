@@ -2,15 +2,18 @@
 // The command line in; a running session, a folder of output or an answer out, and an exit code: 0 done, 1 failed, 2 not
 // understood, 128 + signal when stopped.
 import { spawn } from 'node:child_process';
+import { PassThrough } from 'node:stream';
+import { createInterface } from 'node:readline';
 import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import picocolors from 'picocolors';
 
 import { DiagnosticError } from './build/diagnostic.ts';
 import { inquire, type Inquiry } from './build/inquiry.ts';
+import { findPrograms } from './build/package.ts';
 import type { Event } from './model.ts';
 import { merge, readArguments, readMetadata, type Settings } from './options.ts';
-import type { Selection } from './session.ts';
+import type { Selection, Session } from './session.ts';
 import { openTerminal, type Terminal } from './terminal.ts';
 
 const HOST = '127.0.0.1';
@@ -41,35 +44,64 @@ async function main(args: readonly string[]): Promise<number> {
       const settings = merge(command.settings, await packageSettings(command.settings, inquiry));
       const chosen = selection(settings);
       const selected = { ...chosen, inquiry: inquire(chosen, { inquiry, options: early }) };
-      return command.kind === 'build' ? build(settings, selected) : serve(settings, selected);
+      if (command.kind === 'build') return build(settings, selected);
+      return serve(settings, await programs(selected));
     }
   }
 }
 
+/** The one program that is meant, or of a workspace that has one for the web and one for this machine, both. */
+async function programs(selected: Selection & { inquiry: Inquiry }): Promise<readonly Selection[]> {
+  const found = findPrograms(selected, await selected.inquiry.metadata);
+  return found.map(({ name, target }) => ({ ...selected, package: name, target }));
+}
+
 /** Returns when a signal says so. */
-async function serve(settings: Settings, selected: Selection): Promise<number> {
+async function serve(settings: Settings, selections: readonly Selection[]): Promise<number> {
   const terminal = terminalOn(process.stdout);
   const report = settings.json === true ? writeLine : terminal.report;
   const stopped = signalled();
   const { startSession } = await import('./session.ts');
+  const keyboard = settings.json === true || !process.stdin.isTTY ? undefined : new PassThrough();
+  const sessions: Session[] = [];
   try {
-    const starting = startSession({
-      ...selected,
-      host: settings.host ?? HOST,
-      port: settings.port ?? PORT,
-      strictPort: settings.port !== undefined,
-      report,
-    });
-    // Stopped while the base is building: there is nothing to close yet, and our end is the children's.
-    const session = await Promise.race([starting, stopped]);
-    if (typeof session === 'number') return session;
-    if (settings.open === true) openBrowser(session.url, report);
+    for (const selected of selections) {
+      const { package: program } = selected;
+      const several = selections.length > 1 && program !== undefined;
+      const starting = startSession({
+        ...selected,
+        host: settings.host ?? HOST,
+        port: settings.port ?? PORT,
+        strictPort: settings.port !== undefined,
+        args: settings.args ?? [],
+        passThrough: settings.json !== true,
+        ...(keyboard !== undefined && { input: keyboard }),
+        restartOnRefuse: settings.restartOnRefuse ?? false,
+        report: several ? (event) => report({ program, ...event }) : report,
+      });
+      // Stopped while the base is building: there is nothing to close yet, and our end is the children's.
+      const session = await Promise.race([starting, stopped]);
+      if (typeof session === 'number') return session;
+      sessions.push(session);
+      if (settings.open === true && session.url !== undefined) openBrowser(session.url, report);
+    }
+    if (keyboard !== undefined) readKeyboard(keyboard, () => sessions.forEach((session) => void session.restart()));
     const code = await stopped;
-    await session.close();
+    await Promise.all(sessions.map((session) => session.close()));
     return code;
   } finally {
     terminal.close();
   }
+}
+
+/** A line `r` is for us: start anew. All others are for the program. */
+function readKeyboard(program: PassThrough, restart: () => void): void {
+  const lines = createInterface({ input: process.stdin });
+  lines.on('line', (line) => {
+    if (line === 'r') restart();
+    else program.write(`${line}\n`);
+  });
+  lines.once('close', () => program.end());
 }
 
 async function build(settings: Settings, selected: Selection): Promise<number> {

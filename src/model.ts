@@ -5,7 +5,7 @@
 
 // ---------------------------------------------------------------------------------------------------- edit, build
 
-/** Paths changed since the last build, all of them settled (no write in progress). Absolute, no duplicates. */
+/** Paths changed since the last build. Absolute, no duplicates. One that turns out to be still written to comes again. */
 export interface Edit {
   readonly paths: readonly string[];
   /** `performance.now()` when the first of the paths was noticed. */
@@ -292,8 +292,8 @@ export type Receipt =
   | { readonly client: string; readonly version: number; readonly applied: false; readonly reason: string };
 
 /** What happened, as people, editors and tests read it: one line of `--json` each (docs/events.md). */
-export type Event =
-  | { readonly event: 'ready'; readonly url: string; readonly version: number; readonly ms: number }
+export type Event = { /** Which of several programs it is about. */ readonly program?: string } & (
+  | { readonly event: 'ready'; readonly url?: string; readonly version: number; readonly ms: number }
   | { readonly event: 'change'; readonly paths: readonly string[] }
   | {
       readonly event: 'patch';
@@ -333,4 +333,5 @@ export type Event =
       readonly text: string;
       readonly client?: string;
     }
-  | { readonly event: 'progress'; readonly text: string; readonly done?: number; readonly total?: number };
+  | { readonly event: 'progress'; readonly text: string; readonly done?: number; readonly total?: number }
+);

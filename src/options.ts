@@ -20,6 +20,9 @@ export interface Settings {
   readonly outDir?: string;
   readonly json?: boolean;
   readonly fix?: boolean;
+  readonly restartOnRefuse?: boolean;
+  /** What follows `--`: for the program. */
+  readonly args?: readonly string[];
 }
 
 type CommandName = 'serve' | 'build' | 'doctor';
@@ -42,7 +45,7 @@ interface Option {
 const BUILDING = ['serve', 'build'] as const;
 
 /** Flags that cargo has too are named and mean as there. */
-const OPTIONS: { readonly [Key in keyof Required<Settings>]: Option } = {
+const OPTIONS: { readonly [Key in Exclude<keyof Settings, 'args'>]-?: Option } = {
   package: option('-p, --package <name>', 'Package of the workspace', 'text', BUILDING, false),
   bin: option('--bin <name>', 'The binary of this name', 'text', BUILDING),
   example: option('--example <name>', 'The example of this name', 'text', BUILDING),
@@ -51,22 +54,25 @@ const OPTIONS: { readonly [Key in keyof Required<Settings>]: Option } = {
   allFeatures: option('--all-features', 'With all features', 'switch', BUILDING),
   profile: option('--profile <name>', 'Profile of Cargo.toml', 'text', BUILDING),
   release: option('-r, --release', 'The same as --profile release', 'switch', BUILDING, false),
-  target: option('--target <triple>', 'What to build for (default: wasm32-unknown-unknown)', 'text', BUILDING),
+  target: option('--target <triple>', 'wasm32-unknown-unknown or x86_64-unknown-linux-gnu', 'text', BUILDING),
   host: option('--host <address>', 'Address to listen on (default: 127.0.0.1)', 'text', ['serve']),
   port: option('--port <number>', 'Port to listen on (default: 8080, or the next free one)', 'port', ['serve']),
   open: option('--open', 'Open the page in the browser', 'switch', ['serve']),
+  restartOnRefuse: option('--restart-on-refuse', 'Restart a native program for what cannot be swapped', 'switch', [
+    'serve',
+  ]),
   json: option('--json', 'One event per line on standard output, as JSON', 'switch', ['serve'], false),
   outDir: option('--out-dir <folder>', 'Where to write (default: pkg)', 'text', ['build']),
   fix: option('--fix', 'Install what is missing', 'switch', ['doctor'], false),
 };
 
 const COMMANDS: Readonly<Record<CommandName, string>> = {
-  serve: 'Build, serve the page, and swap functions in it at every save (the default)',
+  serve: 'Build, serve or run, and swap functions at every save (the default)',
   build: 'Build once, without anything of hotslot in it',
   doctor: 'Say what is needed and what is missing',
 };
 
-const KEYS = Object.keys(OPTIONS) as (keyof Settings)[];
+const KEYS = Object.keys(OPTIONS) as (keyof typeof OPTIONS)[];
 
 function option(
   flags: string,
@@ -118,6 +124,8 @@ export function readArguments(args: readonly string[], version: string): Command
     if (read === undefined) return mistake(`--${kebabCase(key)} ${expected(OPTIONS[key].kind)}`);
     given[key] = read;
   }
+  const rest = cli.options['--'] as readonly string[] | undefined;
+  if (kind === 'serve' && rest !== undefined && rest.length > 0) given['args'] = rest;
   const settings = given as Settings;
   const clash = clashes(settings);
   return clash === undefined ? { kind, settings } : mistake(clash);
@@ -175,7 +183,9 @@ function clashes(settings: Settings): string | undefined {
 function describe(version: string): CAC {
   const cli = cac('hotslot');
   for (const [name, about] of Object.entries(COMMANDS)) {
-    const command = cli.command(name, about).usage(name === 'serve' ? '[serve] [options]' : `${name} [options]`);
+    const command = cli
+      .command(name, about)
+      .usage(name === 'serve' ? '[serve] [options] [-- arguments of a native program]' : `${name} [options]`);
     if (name === 'serve') command.alias('!');
     for (const key of KEYS) {
       const { flags, about: text, commands } = OPTIONS[key];

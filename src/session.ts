@@ -7,20 +7,17 @@
 // take the one to the other, and compares them afresh each time: whatever was refused, failed or was cut off before is
 // still in the difference, so nothing has to be remembered and the next edit always works.
 
-import { createHash } from 'node:crypto';
+import type { Readable } from 'node:stream';
+import type { Backend, Running } from './backend.ts';
 import { createBuilder, type BuildOptions, type Builder } from './build/builder.ts';
 import type { Inquiry } from './build/inquiry.ts';
 import { requireToolchain } from './build/toolchain.ts';
-import type { Server } from './deliver/server.ts';
-import { openBase } from './link/base.ts';
-import { openCompanion } from './link/companion.ts';
 import { Library } from './link/library.ts';
 import { link, type Outcome } from './link/link.ts';
-import { type LinkerMap, readMap } from './link/map.ts';
 import { makePatch } from './link/patch.ts';
-import type { Program } from './link/program.ts';
-import { wasmTarget } from './link/wasm.ts';
-import type { Build, BuildFailure, Edit, Event, Image, Refusal, WasmPatch } from './model.ts';
+import type { Build, BuildFailure, Edit, Event, Glue, Patch, Refusal } from './model.ts';
+import { Native } from './native.ts';
+import { Web } from './web.ts';
 
 /** What to build, in cargo's words. */
 export interface Selection extends Omit<BuildOptions, 'arenaBytes' | 'report'> {
@@ -29,23 +26,37 @@ export interface Selection extends Omit<BuildOptions, 'arenaBytes' | 'report'> {
 }
 
 export interface SessionOptions extends Selection {
+  /** Where pages are served. */
   readonly host: string;
   readonly port: number;
   readonly strictPort: boolean;
+  /** For a native program: its arguments, whether it writes where we do, and what it reads. */
+  readonly args?: readonly string[];
+  readonly passThrough?: boolean;
+  readonly input?: Readable;
+  /** A change that only a restart can bring restarts a native program by itself. */
+  readonly restartOnRefuse?: boolean;
   readonly report: (event: Event) => void;
 }
 
 export interface Session {
-  readonly url: string;
+  /** Of the page, if there is one. */
+  readonly url: string | undefined;
+  /** Starts the program anew from the newest code that could be built. */
+  restart(): Promise<void>;
   close(): Promise<void>;
 }
 
 /** Memory of the program kept for data that patches add. Untouched pages of it cost nothing. */
 const ARENA_BYTES = 8 << 20;
 
-/** Resolves once the page is served. A failing first build is reported, and mended by the next edit. */
+/** Resolves once the program is served, or runs. A failing first build is reported, and mended by the next edit. */
 export async function startSession(options: SessionOptions): Promise<Session> {
-  const session = new RunningSession(options, await openBuilder(options));
+  const builder = await openBuilder(options);
+  const session =
+    builder.platform === 'wasm'
+      ? new RunningSession(options, builder, new Web(options, builder))
+      : new RunningSession(options, builder, new Native({ args: [], passThrough: true, ...options }, builder));
   try {
     await session.start();
   } catch (error) {
@@ -76,17 +87,19 @@ async function openBuilder(options: SessionOptions): Promise<Builder> {
   return createBuilder({ ...options, arenaBytes: ARENA_BYTES }, toolchain, options.inquiry);
 }
 
-class RunningSession implements Session {
+class RunningSession<P extends Patch> implements Session {
   readonly #options: SessionOptions;
   readonly #builder: Builder;
   readonly #library = new Library();
-  #server!: Server;
-  #program: Program | undefined;
+  readonly #backend: Backend<P>;
+  /** Undefined before the first build that succeeds, and when a native program has ended. */
+  #running: Running<P> | undefined;
+  #version = -1;
   /** What the Program was last linked from. */
   #applied: Build | undefined;
-  /** The newest build, when the pages could not be taken to it: what a reload is to bring. */
+  /** The newest build, when what runs could not be taken to it: what a reload or a restart is to bring. */
   #waiting: Build | undefined;
-  /** Builds whose wasm-bindgen output is being served: the base, and patches that brought glue. */
+  /** Builds whose image is in use: the base, and patches that brought glue. */
   #served: Build[] = [];
   #stopWatching: (() => Promise<void>) | undefined;
   /** Steps run one after the other; this is the end of the queue. */
@@ -97,44 +110,44 @@ class RunningSession implements Session {
   #closed = false;
   readonly #started = performance.now();
 
-  constructor(options: SessionOptions, builder: Builder) {
+  constructor(options: SessionOptions, builder: Builder, backend: Backend<P>) {
     this.#options = options;
     this.#builder = builder;
+    this.#backend = backend;
   }
 
-  get url(): string {
-    return this.#server.url;
+  get url(): string | undefined {
+    return this.#backend.url;
   }
 
   async start(): Promise<void> {
     // Watching begins with the first build, long before rustc reads anything, so that no edit made during it is lost.
     const watching = this.#builder.watch((edit) => this.#noticeEdit(edit));
     const building = this.#cancellable((signal) => this.#builder.base(signal));
-    // Loaded while cargo is at work: HTTP takes a while.
-    const serving = Promise.all([watching, this.#startServer()]);
+    const opening = Promise.all([watching, this.#open()]);
     const built = this.#enqueue(async () => {
       const build = await building;
-      const isServed = await serving.then(
+      const isOpen = await opening.then(
         () => true,
         () => false,
       );
-      if (isServed) await this.#firstBuild(build);
+      if (isOpen) await this.#firstBuild(build);
     });
-    [this.#stopWatching, this.#server] = await serving;
+    [this.#stopWatching] = await opening;
     await built;
   }
 
-  async #startServer(): Promise<Server> {
-    const { host, port, strictPort, report } = this.#options;
-    const { startServer } = await import('./deliver/server.ts');
-    return startServer({
-      host,
-      port,
-      strictPort,
-      root: this.#builder.directory,
-      name: this.#builder.name,
-      report,
-      onReloadRequest: () => this.#enqueue(() => this.#bringUpToDate()),
+  #open(): Promise<void> {
+    return this.#backend.open({
+      onVisit: () => this.#enqueue(() => this.#bringUpToDate()),
+      onEnd: () => (this.#running = undefined),
+    });
+  }
+
+  restart(): Promise<void> {
+    return this.#enqueue(async () => {
+      const build = this.#waiting ?? this.#applied;
+      if (build !== undefined) await this.#publish(build, 'asked for');
     });
   }
 
@@ -143,7 +156,7 @@ class RunningSession implements Session {
     this.#building?.abort(new Error('the session is closed'));
     await this.#stopWatching?.();
     await this.#queue;
-    if (this.#stopWatching !== undefined) await this.#server.close();
+    await this.#backend.close();
     await this.#builder.close();
   }
 
@@ -154,26 +167,20 @@ class RunningSession implements Session {
     else if (build !== undefined) this.#fail(build);
   }
 
-  /** Links the build anew as a whole. Pages that run an older base reload. */
-  async #publish(build: Build): Promise<void> {
-    const signal = new AbortController().signal;
-    // Read while wasm-bindgen is at work.
-    let map: LinkerMap | undefined;
-    const image = await this.#builder.image(build, signal, (text) => (map = readMap(text)));
-    const first = this.#program === undefined;
-    const version = this.#program === undefined ? 0 : this.#program.version + 1;
-    const { module, program } = openBase(image, build, version, contentHash, map);
-    this.#program = program;
+  /** Links the build anew as a whole, to run in place of what runs now. */
+  async #publish(build: Build, reason = 'the program was linked anew'): Promise<void> {
+    const version = this.#version + 1;
+    const running = await this.#backend.publish(build, version, reason);
+    this.#running = running;
     const replaced = this.#served;
     this.#served = [build];
-    this.#settle(program, build);
+    this.#settle(build);
     for (const old of replaced) this.#drop(old);
-    this.#server.publish({ id: program.base, version, glue: image.glue, module, directory: image.directory });
-    if (first) {
-      this.#report({ event: 'ready', url: this.url, version, ms: performance.now() - this.#started });
-    } else {
-      this.#report({ event: 'reload', reason: 'the program was linked anew', version });
-    }
+    if (running === undefined) return;
+    this.#version = version;
+    const { url } = this;
+    const ms = performance.now() - this.#started;
+    this.#report(version === 0 ? { event: 'ready', ...(url !== undefined && { url }), version, ms } : running.replaced);
     this.#warm(build);
   }
 
@@ -217,72 +224,74 @@ class RunningSession implements Session {
     const build = await this.#cancellable((signal) => this.#builder.update(edit, signal), edit);
     if (build === undefined) return;
     if (build.kind === 'failed') return this.#fail(build);
-    const program = this.#program;
-    if (program === undefined) return this.#publish(build);
+    const running = this.#running;
+    if (running === undefined) return this.#publish(build, 'it had ended');
 
     // read, diff, identify, check, link: pure. The outcome stands for the whole build or for nothing of it.
+    const { program, target } = running;
     const linking = performance.now();
-    let outcome: Outcome = link(program, build, this.#library, wasmTarget);
+    let outcome: Outcome = link(program, build, this.#library, target);
 
     // JavaScript functions that the base does not import take a run of wasm-bindgen.
-    let image: Image | undefined;
-    if (outcome.kind === 'unresolved') {
-      image = await this.#cancellable((signal) => this.#builder.image(build, signal), edit);
-      if (image === undefined) return;
-      outcome = link(program, build, this.#library, wasmTarget, openCompanion(image));
+    let glue: Pick<Glue, 'directory' | 'file'> | undefined;
+    if (outcome.kind === 'unresolved' && this.#backend.companion !== undefined) {
+      const make = this.#backend.companion.bind(this.#backend);
+      const made = await this.#cancellable((signal) => make(build, signal), edit);
+      if (made === undefined) return;
+      glue = made.glue;
+      outcome = link(program, build, this.#library, target, made.companion);
     }
     if (outcome.kind === 'unresolved') {
-      return this.#refuse(build, {
-        reason: `nothing brings \`${outcome.names.join('`, `')}\` into the page`,
-        remedy: 'reload',
-      });
+      const reason = `nothing brings \`${outcome.names.join('`, `')}\` into the program`;
+      return this.#refuse(build, { reason, remedy: target.remedy });
     }
     if (outcome.kind === 'refused') return this.#refuse(build, outcome.refusal);
     if (outcome.kind === 'unchanged') {
       program.commit(outcome.draft);
-      this.#settle(program, build);
+      this.#settle(build);
       return this.#report({ event: 'unchanged', rustcMs: build.rustcMs, warnings: outcome.warnings });
     }
-    const glue = image && { directory: image.directory, file: `${this.#builder.name}.js` };
-    const patch = makePatch(outcome, wasmTarget, glue);
+    const patch = makePatch(outcome, target, glue);
     const linkMs = performance.now() - linking;
 
-    // deliver, apply: every page answers. One that cannot apply the patch keeps it from all of them.
-    const receipts = await this.#server.deliver(patch);
+    // deliver, apply: every client answers. One that cannot apply the patch keeps it from all of them.
+    const receipts = await this.#backend.deliver(patch);
     const refused = receipts.find((receipt) => !receipt.applied);
     if (refused?.applied === false) {
-      this.#server.abandon(patch, refused.reason);
+      this.#backend.abandon(patch, refused.reason);
       this.#report({ event: 'undo', version: patch.version, reason: refused.reason });
-      return this.#refuse(build, {
-        reason: `page ${refused.client} could not apply it: ${refused.reason}`,
-        remedy: 'reload',
-      });
+      const reason = `${this.#backend.nameOf(refused.client)} could not apply it: ${refused.reason}`;
+      return this.#refuse(build, { reason, remedy: target.remedy });
     }
 
-    // From here on the pages run the new version, and so does the Program.
-    this.#server.commit(patch);
+    // From here on the clients run the new version, and so does the Program.
+    this.#backend.commit(patch);
     program.commit(outcome.draft);
-    if (patch.glue !== undefined) this.#served.push(build);
-    this.#settle(program, build);
+    this.#version = patch.version;
+    if (glue !== undefined) this.#served.push(build);
+    this.#settle(build);
     this.#report(patchEvent(patch, edit, build, linkMs, receipts));
   }
 
-  /** The Program is what this build made it. */
-  #settle(program: Program, build: Build): void {
+  /** What runs is what this build made it. */
+  #settle(build: Build): void {
     const older = [this.#applied, this.#waiting];
     this.#applied = build;
     this.#waiting = undefined;
     for (const old of older) this.#drop(old);
-    this.#library.keep([...program.objects.values()].map(({ source }) => source));
-    this.#server.tell({ type: 'ok' });
+    const objects = this.#running?.program.objects.values() ?? [];
+    this.#library.keep([...objects].map(({ source }) => source));
+    this.#backend.tell({ type: 'ok' });
   }
 
-  #refuse(build: Build, refusal: Refusal): void {
+  async #refuse(build: Build, refusal: Refusal): Promise<void> {
     const older = this.#waiting;
     this.#waiting = build;
     this.#drop(older);
-    this.#server.tell({ type: 'refused', ...refusal });
+    this.#backend.tell({ type: 'refused', ...refusal });
     this.#report({ event: 'refused', ...refusal });
+    if (this.#options.restartOnRefuse === true && refusal.remedy === 'restart')
+      await this.#publish(build, refusal.reason);
   }
 
   #drop(build: Build | undefined): void {
@@ -292,7 +301,7 @@ class RunningSession implements Session {
   }
 
   #fail({ diagnostics }: BuildFailure): void {
-    this.#server.tell({ type: 'failed', diagnostics });
+    this.#backend.tell({ type: 'failed', diagnostics });
     this.#report({ event: 'failed', diagnostics });
   }
 
@@ -330,7 +339,7 @@ class RunningSession implements Session {
 }
 
 function patchEvent(
-  patch: WasmPatch,
+  patch: Patch,
   edit: Edit,
   build: Build,
   linkMs: number,
@@ -340,7 +349,7 @@ function patchEvent(
     event: 'patch',
     version: patch.version,
     functions: patch.functions,
-    bytes: patch.module.length,
+    bytes: sizeOf(patch),
     rustcMs: build.rustcMs,
     linkMs,
     applyMs: Math.max(0, ...receipts.map(({ applyMs }) => applyMs ?? 0)),
@@ -350,8 +359,10 @@ function patchEvent(
   };
 }
 
-function contentHash(bytes: Uint8Array): string {
-  return createHash('sha256').update(bytes).digest('hex').slice(0, 16);
+/** What is new in memory: bytes of the module, or of the segments. */
+function sizeOf(patch: Patch): number {
+  if (patch.kind === 'wasm') return patch.module.length;
+  return patch.segments.reduce((sum, { bytes }) => sum + bytes.length, 0);
 }
 
 function explain(error: unknown): string {

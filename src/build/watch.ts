@@ -1,8 +1,9 @@
-// In: folders and files. Out: edits: paths that changed and have settled.
+// In: folders and files. Out: edits: paths that changed.
 //
 // Editors write in ways that look like several changes: truncate and write, or write a second file and rename it. A path
-// has settled when two looks a few milliseconds apart see the same file; one that is empty or gone gets longer, since
-// that is how the middle of such a change looks.
+// has settled when two looks a few milliseconds apart see the same file. Most have at the first look, so what is to be
+// done about an edit begins then, and begins anew should the second look see something else: rustc takes longer than
+// that to come to reading. Only a file that is empty or gone is waited for, since that is how the middle of a change looks.
 
 import { type BigIntStats, existsSync, type FSWatcher, watch as watchFolder } from 'node:fs';
 import { stat } from 'node:fs/promises';
@@ -55,7 +56,7 @@ export async function watch(
   };
 
   const pending = new Map<string, Pending>();
-  const settled = new Map<string, string>();
+  const delivered = new Map<string, string>();
   const late = new Set<NodeJS.Timeout>();
   let isLooking = false;
   let closed = false;
@@ -70,15 +71,17 @@ export async function watch(
   const settle = async (): Promise<void> => {
     while (pending.size > 0) {
       await Promise.all([...pending].map(([path, state]) => look(path, state)));
-      if ([...pending.values()].every(isSettled)) deliver();
-      else await setTimeout(LOOK_MS);
+      deliver();
+      for (const [path, state] of pending) if (isSettled(state)) pending.delete(path);
+      if (pending.size > 0) await setTimeout(LOOK_MS);
     }
   };
   const deliver = (): void => {
-    const changed = [...pending].filter(([path, { seen }]) => settled.get(path) !== seen);
-    pending.clear();
+    const changed = [...pending].filter(
+      ([path, state]) => delivered.get(path) !== state.seen && (!isMiddle(state) || isSettled(state)),
+    );
     if (changed.length === 0 || closed) return;
-    for (const [path, { seen }] of changed) settled.set(path, seen);
+    for (const [path, { seen }] of changed) delivered.set(path, seen);
     const edited = changed.map(([path]) => path);
     lookLater(edited);
     onEdit({ paths: edited, at: Math.min(...changed.map(([, { since }]) => since)) });
@@ -88,7 +91,7 @@ export async function watch(
       late.delete(timer);
       for (const path of edited)
         void identify(path).then((seen) => {
-          if (!closed && seen !== settled.get(path)) notice(path);
+          if (!closed && seen !== delivered.get(path)) notice(path);
         });
     }, LATE_LOOK_MS);
     late.add(timer);
@@ -159,9 +162,12 @@ async function look(path: string, state: Pending): Promise<void> {
   state.seenAt = performance.now();
 }
 
-function isSettled({ seen, seenAt }: Pending): boolean {
-  const wait = seen === GONE || seen.endsWith(EMPTY) ? EMPTY_MS : LOOK_MS - 1;
-  return performance.now() - seenAt >= wait;
+function isSettled(state: Pending): boolean {
+  return performance.now() - state.seenAt >= (isMiddle(state) ? EMPTY_MS : LOOK_MS - 1);
+}
+
+function isMiddle({ seen }: Pending): boolean {
+  return seen === GONE || seen.endsWith(EMPTY);
 }
 
 /** Differs whenever the content may. */

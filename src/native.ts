@@ -1,0 +1,98 @@
+// The backend for native programs: a build becomes an executable with stubs and the agent in it, which is started and
+// takes patches over a private socket.
+
+import type { Readable } from 'node:stream';
+import { join } from 'node:path';
+import type { Builder } from './build/builder.ts';
+import { type Backend, contentHash, type Listener, type Running } from './backend.ts';
+import { openProcess, type Process } from './deliver/process.ts';
+import { elfTarget } from './link/elf.ts';
+import { placeExecutable, readExecutable } from './link/executable.ts';
+import { stubObjects } from './link/stubs.ts';
+import type { Build, ElfPatch, Event, Receipt } from './model.ts';
+
+export interface NativeOptions {
+  readonly args: readonly string[];
+  /** The program writes where we do; if not, its lines are events. */
+  readonly passThrough: boolean;
+  /** What the program reads; our own standard input when absent. */
+  readonly input?: Readable;
+  /** The program's working directory. */
+  readonly directory: string;
+  readonly report: (event: Event) => void;
+}
+
+export class Native implements Backend<ElfPatch> {
+  readonly url = undefined;
+  readonly #options: NativeOptions;
+  readonly #builder: Builder;
+  #process: Process | undefined;
+
+  constructor(options: NativeOptions, builder: Builder) {
+    this.#options = options;
+    this.#builder = builder;
+  }
+
+  async open({ onEnd }: Listener): Promise<void> {
+    const { args, passThrough, input, directory, report } = this.#options;
+    const builder = this.#builder;
+    this.#process = await openProcess({
+      name: this.#builder.name,
+      args,
+      // Asked when the program starts: what cargo adds is known after the first build.
+      get environment() {
+        return { ...process.env, ...builder.environment };
+      },
+      directory,
+      passThrough,
+      ...(input !== undefined && { input }),
+      note: join(this.#builder.folder, 'running'),
+      report,
+      onExit: onEnd,
+    });
+  }
+
+  async publish(build: Build, version: number, reason: string): Promise<Running<ElfPatch> | undefined> {
+    const stubbed = stubObjects(build.objects);
+    const executable = await this.#builder.executable(build, stubbed.rewrite, new AbortController().signal);
+    const parsed = readExecutable(executable, stubbed, contentHash);
+    const started = await this.#program.start(executable, { id: parsed.base, version });
+    if (started.kind === 'exit') return undefined;
+    if (started.kind === 'mute') {
+      const text = `${this.#builder.name} runs, but takes no patches: ${started.reason}`;
+      this.#options.report({ event: 'log', level: 'warn', text });
+      return undefined;
+    }
+    const program = placeExecutable(parsed, started.program, build, version);
+    const { handedOver } = started;
+    return { program, target: elfTarget(program), replaced: { event: 'restart', reason, version, handedOver } };
+  }
+
+  deliver(patch: ElfPatch): Promise<readonly Receipt[]> {
+    return this.#program.deliver(patch);
+  }
+
+  commit(patch: ElfPatch): void {
+    this.#program.commit(patch);
+  }
+
+  abandon(patch: ElfPatch, reason: string): void {
+    this.#program.abandon(patch, reason);
+  }
+
+  nameOf(client: string): string {
+    return client;
+  }
+
+  /** A program has no place to show notices; the terminal has them. */
+  tell(): void {}
+
+  async close(): Promise<void> {
+    await this.#process?.close();
+  }
+
+  get #program(): Process {
+    if (this.#process === undefined) throw new Error('expected `open` to have been called');
+    return this.#process;
+  }
+}
