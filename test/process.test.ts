@@ -1,15 +1,16 @@
 // Native programs under hotslot's control, real ones: rustc compiles them, with the agent linked in. Messages of the agent
 // as bytes; patches and receipts; how programs end; what a restart keeps; what a killed hotslot leaves.
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { PassThrough } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 
 import * as fc from 'fast-check';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
 
 import { type Message, MessageStream, PROTOCOL, readMessage, writeMessage } from '../src/deliver/agent.ts';
 import { type Exit, openProcess, type Process, type ProcessOptions } from '../src/deliver/process.ts';
@@ -239,7 +240,7 @@ class Subject {
   async line(): Promise<string> {
     const next = (): string | undefined => {
       const lines = this.events.flatMap((event) =>
-        event.event === 'log' && event.level === 'info' ? [event.text] : [],
+        event.event === 'log' && event.level === 'info' && event.client !== undefined ? [event.text] : [],
       );
       return lines[this.#read];
     };
@@ -588,15 +589,82 @@ describe('a restart', () => {
   });
 });
 
+// --------------------------------------------------------------------------------------------------------------- killed
+
+/** Another hotslot, which starts the program on its own terminal, delivers a patch and waits. */
+const OTHER = `
+  import { readFileSync } from 'node:fs';
+  import { openProcess } from '${new URL('../dist/deliver/process.js', import.meta.url).href}';
+  const [path, note, directory] = process.argv.slice(1);
+  const subject = await openProcess({
+    name: 'other', args: [], environment: process.env, directory, passThrough: true, note,
+    report: () => undefined, onExit: () => undefined,
+  });
+  const { program } = await subject.start({ path, bytes: readFileSync(path) }, { id: 'base', version: 0 });
+  const [address, code] = [program.arenaStart, Buffer.from([0xb8, 42, 0, 0, 0, 0xc3])];
+  await subject.deliver({
+    kind: 'elf', base: 'base', version: 1, functions: [], warnings: [],
+    segments: [{ address, sizeBytes: code.length, access: 'execute', bytes: code }],
+    writes: [], slots: [{ address: program.slotsStart, value: address }], unwind: [], threadLocals: [],
+    symbols: new Uint8Array(0),
+  });
+  console.log('patched');
+`;
+
+describe('a hotslot that is killed', () => {
+  test('leaves the program running, until the next one starts its own', async () => {
+    const note = join(folder, 'notes', 'killed');
+    // A shell in between keeps the terminal, so to speak, when the hotslot is gone.
+    const script = 'exec 3<&0; "$@" <&3 & echo $!; wait; echo killed; kill -STOP $$';
+    const command = [process.execPath, '--input-type=module', '-e', OTHER, program.path, note, folder];
+    const shell = spawn('/bin/sh', ['-c', script, 'sh', ...command], { stdio: ['pipe', 'pipe', 'inherit'] });
+    onTestFinished(() => void shell.kill('SIGKILL'));
+    // The program writes here as well, and outlives the other hotslot.
+    const lines = createInterface({ input: shell.stdout })[Symbol.asyncIterator]();
+    const next = async (): Promise<string | undefined> => (await lines.next()).value as string | undefined;
+    const ask = (question: string): Promise<string | undefined> => {
+      shell.stdin.write(`${question}\n`);
+      return next();
+    };
+    const other = Number(await next());
+    expect(await next()).toBe('patched');
+    expect(await ask('answer')).toBe('42');
+
+    // While its hotslot is there, the program is none of another's business.
+    const second = await Subject.open({ note });
+    await second.start(program);
+    expect(await ask('answer')).toBe('42');
+
+    process.kill(other, 'SIGKILL');
+    expect(await next()).toBe('killed');
+    expect(await ask('answer')).toBe('42');
+    const pid = Number(await ask('pid'));
+    const home = dirname(socketOf(pid));
+
+    const third = await Subject.open({ note });
+    // Whoever inherits orphans may take its time to look at how they ended.
+    expect(existsSync(`/proc/${pid}`) ? states(pid) : ['Z']).toEqual(['Z']);
+    expect(existsSync(home)).toBe(false);
+    const text = `ended process ${pid}, which ran on after its hotslot was killed`;
+    expect(third.events).toContainEqual({ event: 'log', level: 'info', text });
+    await third.start(program);
+    expect(await third.ask('answer')).toBe('1');
+    expect(await second.ask('answer')).toBe('1');
+  });
+});
+
+/** Of each thread, e.g. `S` for sleeping, `T` for stopped, `Z` for one that has ended. */
+function states(pid: number): string[] {
+  return readdirSync(`/proc/${pid}/task`).map((thread) => {
+    const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, 'utf8');
+    return stat.charAt(stat.lastIndexOf(')') + 2);
+  });
+}
+
 /** Resolves when every thread has stopped, which the kernel does one by one. */
 async function stop(pid: number): Promise<void> {
   process.kill(pid, 'SIGSTOP');
-  const states = (): string[] =>
-    readdirSync(`/proc/${pid}/task`).map((thread) => {
-      const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, 'utf8');
-      return stat.charAt(stat.lastIndexOf(')') + 2);
-    });
-  while (states().some((state) => state !== 'T')) await new Promise((resolve) => setImmediate(resolve));
+  while (states(pid).some((state) => state !== 'T')) await new Promise((resolve) => setImmediate(resolve));
 }
 
 /** Where the program's agent connects to. */

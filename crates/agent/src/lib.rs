@@ -5,11 +5,12 @@
 //! `__hotslot_slots_end` from the object with the stubs; nothing of core or std, so any order on the link line will do.
 //! Nothing here allocates from the program's heap or panics.
 //!
-//! Without `HOTSLOT_SOCKET` in the environment no thread, no mapping and no file descriptor is made. With it, a program
-//! that this one starts inherits the variable and, if it has an agent too, says hello for itself.
+//! Without `HOTSLOT_SOCKET` in the environment no thread, no mapping and no file descriptor is made. The variable is taken
+//! away, so that programs that this one starts are as if it had not been there.
 #![no_std]
 
 mod arena;
+mod handover;
 mod patch;
 mod program;
 mod sys;
@@ -24,8 +25,17 @@ mod wire;
 static START: extern "C" fn() = start;
 
 extern "C" fn start() {
-    let Some(path) = sys::environment(c"HOTSLOT_SOCKET") else { return };
-    if let Err(reason) = thread::start(path) {
+    let [socket, path, tells] = [c"HOTSLOT_SOCKET", c"HOTSLOT_HANDOVER", c"HOTSLOT_LISTEN"].map(|name| {
+        let value = sys::environment(name);
+        sys::forget_environment(name);
+        value
+    });
+    let Some(socket) = socket else { return };
+    let predecessor = path.and_then(|path| handover::take(path, tells.is_some()));
+    if let Err(reason) = thread::start(socket) {
         sys::complain(&reason);
+    }
+    if let Some(predecessor) = predecessor {
+        predecessor.wait();
     }
 }

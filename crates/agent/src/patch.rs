@@ -181,7 +181,9 @@ impl Patcher {
             let end = initial.offset.checked_add(size).filter(|&end| end <= thread_locals.pool_size);
             match end {
                 Some(end) if size > 0 && initial.offset >= used => used = end,
-                _ => return Err(Reason::new("a thread-local is not in free memory of the pool", initial.offset.into())),
+                _ => {
+                    return Err(Reason::new("a thread-local is not in free memory of the pool", initial.offset.into()));
+                }
             }
         }
         if let Some(image) = image_range(patch, &thread_locals) {

@@ -196,7 +196,8 @@ impl Program {
                 options(nostack, readonly),
             );
         }
-        let mut found = ThreadLocals { address: 0, size: 0, alignment: 0, pool_offset, pool_size: POOL_SIZE, pool_image: 0 };
+        let mut found =
+            ThreadLocals { address: 0, size: 0, alignment: 0, pool_offset, pool_size: POOL_SIZE, pool_image: 0 };
         if let Some(header) = self.of_kind(PT_TLS).next() {
             (found.address, found.size, found.alignment) = (header.address, header.memory_size, header.alignment);
             // The thread pointer belongs to the end of the block, aligned; see `TlsTemplate` in src/object/elfimage.ts.

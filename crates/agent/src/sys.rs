@@ -21,6 +21,7 @@ const SOCK_STREAM: c_int = 1;
 const SOCK_CLOEXEC: c_int = 0o2_000_000;
 const MSG_NOSIGNAL: c_int = 0x4000;
 const EINTR: i32 = 4;
+const POLLIN: i16 = 1;
 const SIG_SETMASK: c_int = 2;
 const PTHREAD_CREATE_DETACHED: c_int = 1;
 const CLOCK_MONOTONIC: c_int = 1;
@@ -48,6 +49,12 @@ struct Time {
     nanoseconds: i64,
 }
 #[repr(C)]
+struct Poll {
+    fd: c_int,
+    events: i16,
+    happened: i16,
+}
+#[repr(C)]
 #[derive(Clone, Copy)]
 struct SocketAddress {
     family: u16,
@@ -63,6 +70,7 @@ unsafe extern "C" {
     fn send(fd: c_int, bytes: *const u8, size: usize, flags: c_int) -> isize;
     fn recv(fd: c_int, bytes: *mut u8, size: usize, flags: c_int) -> isize;
     fn close(fd: c_int) -> c_int;
+    fn poll(descriptors: *mut Poll, count: c_ulong, milliseconds: c_int) -> c_int;
     fn write(fd: c_int, bytes: *const u8, size: usize) -> isize;
     fn symlink(target: *const c_char, path: *const c_char) -> c_int;
     fn unlink(path: *const c_char) -> c_int;
@@ -70,6 +78,7 @@ unsafe extern "C" {
     fn syscall(number: c_long, ...) -> c_long;
     fn prctl(option: c_int, ...) -> c_int;
     fn secure_getenv(name: *const c_char) -> *const c_char;
+    fn unsetenv(name: *const c_char) -> c_int;
     fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
     fn nanosleep(time: *const Time, rest: *mut Time) -> c_int;
     fn clock_gettime(clock: c_int, time: *mut Time) -> c_int;
@@ -132,7 +141,7 @@ pub fn decimal(mut number: u64, put: &mut impl FnMut(u8)) {
     digits.iter().skip(digits.len() - count).for_each(|&digit| put(digit));
 }
 
-fn errno() -> i32 {
+pub fn errno() -> i32 {
     // SAFETY: takes nothing and cannot fail.
     let place = unsafe { __errno_location() };
     // SAFETY: the calling thread's own errno.
@@ -167,6 +176,12 @@ pub fn environment(name: &CStr) -> Option<&'static CStr> {
     // copy it before that.
     let value = unsafe { CStr::from_ptr(value) };
     (!value.is_empty()).then_some(value)
+}
+
+/// Takes a variable away, so that programs that this one starts do not have it. Before `main`, as no other thread runs yet.
+pub fn forget_environment(name: &CStr) {
+    // SAFETY: `name` ends with a NUL.
+    unsafe { unsetenv(name.as_ptr()) };
 }
 
 pub fn pid() -> u32 {
@@ -338,6 +353,11 @@ impl Address {
         Ok(Self(address))
     }
 
+    /// For system calls: where it is and how long.
+    pub fn raw(&self) -> (*const c_void, u32) {
+        ((&raw const self.0).cast(), size_of::<SocketAddress>() as u32)
+    }
+
     /// The folder of the socket, with the slash; empty for a name without one.
     pub fn folder(&self) -> &[u8] {
         let end = self.0.path.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
@@ -376,6 +396,13 @@ pub fn send_all(fd: i32, mut bytes: &[u8]) -> bool {
         bytes = bytes.get(sent as usize..).unwrap_or_default();
     }
     true
+}
+
+/// Waits until there is something to receive, the end included; false when it takes too long. -1 for any time.
+pub fn wait_for(fd: i32, milliseconds: i32) -> bool {
+    let mut poll_for = Poll { fd, events: POLLIN, happened: 0 };
+    // SAFETY: one entry, borrowed for the call.
+    unsafe { poll(&raw mut poll_for, 1, milliseconds) != 0 }
 }
 
 /// Fills `cells`; false when the other end is gone before that.

@@ -2,12 +2,13 @@
 //! goes on, and the thread looks for the next one.
 
 use crate::arena::Arena;
+use crate::handover;
 use crate::patch::{self, Fault, LOCK, Patcher};
 use crate::program::Program;
 use crate::sys::{self, Address, Pages, Reason};
 use crate::tls;
 use crate::unwind;
-use crate::wire::{self, Hello};
+use crate::wire::{self, Handover, Hello};
 use core::cell::Cell;
 use core::ffi::{CStr, c_void};
 use core::sync::atomic::{AtomicI32, Ordering::*};
@@ -68,6 +69,7 @@ extern "C" fn after_fork() {
 /// The child has its parent's code and patches, but no agent; the connection stays the parent's alone.
 extern "C" fn in_child() {
     close();
+    handover::forget();
     LOCK.unlock();
 }
 
@@ -111,6 +113,7 @@ impl Agent {
 
     /// Takes one message and answers it; none when the connection is at its end, or must be.
     fn answer(&mut self, socket: i32) -> Option<()> {
+        while !sys::wait_for(socket, handover::milliseconds_left()) {}
         let header = [const { Cell::new(0) }; 8];
         if !sys::receive_all(socket, &header) {
             return None;
@@ -126,6 +129,9 @@ impl Agent {
         if !sys::receive_all(socket, fields.cells()) {
             return None;
         }
+        if kind == wire::HANDOVER {
+            return self.hand_over(socket, &fields);
+        }
         let (version, outcome) = self.patcher.handle(kind, fields);
         let outcome = match outcome {
             Ok(nanoseconds) => Ok(nanoseconds),
@@ -133,5 +139,21 @@ impl Agent {
             Err(Fault::Malformed) => return None,
         };
         sys::send_all(socket, wire::receipt(kind, version, outcome).finish()).then_some(())
+    }
+
+    /// hotslot starts the new program when it has the receipt; the sockets go to that one directly.
+    fn hand_over(&self, socket: i32, fields: &Pages) -> Option<()> {
+        let start = sys::now();
+        let handover = Handover::read(fields.cells()).ok()?;
+        let (offer, outcome) = match handover::offer(&handover) {
+            Ok(offer) => (Some(offer), Ok(sys::now().wrapping_sub(start))),
+            Err(reason) => (None, Err(reason)),
+        };
+        let receipt = &mut wire::receipt(wire::HANDOVER, handover.version, outcome);
+        let sent = sys::send_all(socket, receipt.finish()).then_some(());
+        if let Some(offer) = offer {
+            offer.give();
+        }
+        sent
     }
 }

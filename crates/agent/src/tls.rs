@@ -214,7 +214,10 @@ impl Job {
                     // It has ended.
                     thread.done.store(true, Relaxed);
                 } else if sys::now() > end {
-                    return Err(Reason::new("new thread-locals: no answer from a thread, which may block signals", id as u64));
+                    return Err(Reason::new(
+                        "new thread-locals: no answer from a thread, which may block signals",
+                        id as u64,
+                    ));
                 } else {
                     sys::pause();
                 }
@@ -243,7 +246,10 @@ impl Job {
             // SAFETY: the kernel writes at most so many bytes to memory of ours.
             let size = unsafe { syscall(SYS_GETDENTS64, folder, cells.as_ptr(), cells.len()) };
             let Ok(size) = usize::try_from(size) else {
-                return Err(Reason::new("new thread-locals: /proc/self/task cannot be read, descriptor", folder as u64));
+                return Err(Reason::new(
+                    "new thread-locals: /proc/self/task cannot be read, descriptor",
+                    folder as u64,
+                ));
             };
             if size == 0 {
                 return Ok(());
@@ -268,8 +274,10 @@ impl Job {
         if count == MAX_THREADS {
             return Err(Reason::new("new thread-locals: more threads than", MAX_THREADS as u64));
         }
-        // SAFETY: within the pages that `spread` holds; zeros are a thread with id 0.
-        let thread = unsafe { &*self.threads.add(count) };
+        // SAFETY: within the pages that `spread` holds.
+        let thread = unsafe { self.threads.add(count) };
+        // SAFETY: there, and zeros are a thread with id 0.
+        let thread = unsafe { &*thread };
         thread.id.store(id, Relaxed);
         self.count.store(count as u32 + 1, Release);
         Ok(())

@@ -217,7 +217,7 @@ impl<'a> Entry<'a> for Initial<'a> {
 
 impl Entry<'_> for i32 {
     fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        reader.u32().map(u32::cast_signed)
+        reader.u32().map(|value| value as i32)
     }
 }
 

@@ -135,6 +135,16 @@ impl Program {
         if let Some(socket) = socket {
             command.env("HOTSLOT_SOCKET", socket);
         }
+        Self::spawn(command)
+    }
+
+    pub fn start_with(path: &Path, socket: Option<&Path>, environment: &[(&str, &Path)]) -> Self {
+        let mut command = Command::new(path);
+        command.envs(environment.iter().copied()).envs(socket.map(|socket| ("HOTSLOT_SOCKET", socket)));
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         Self { child, stdin, stdout: BufReader::new(stdout) }
@@ -397,6 +407,12 @@ impl Connection {
 
     pub fn undo(&mut self, version: u32) -> Receipt {
         self.send(&Fields::default().u32(version).message(4));
+        self.receipt()
+    }
+
+    pub fn hand_over(&mut self, version: u32, path: &[u8], sockets: &[u32]) -> Receipt {
+        let fields = Fields::default().u32(version).bytes(path);
+        self.send(&fields.list(sockets, |fields, &socket| fields.u32(socket)).message(6));
         self.receipt()
     }
 
