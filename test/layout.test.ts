@@ -509,18 +509,21 @@ describe('what is asked besides', () => {
 
   test('a type that left the program is remembered', () => {
     const [before, after] = [ofModule(old, 'field_added'), ofModule(now, 'field_added')];
-    const gone = goneTypes(before, []);
+    const gone = goneTypes(before, [], []);
     expect(gone.has('cases::field_added::S')).toBe(true);
     expect(reasonFor([], before, { gone })).toBeUndefined();
     expect(reasonFor([], after, { gone })).toBe(
       `\`cases::field_added::S\` is back with another shape than it had when the program last knew it; ${REMAINS}`,
     );
-    expect(goneTypes(before, before).has('cases::field_added::S')).toBe(false);
+    expect(goneTypes(before, before, everything(before)).has('cases::field_added::S')).toBe(false);
+    // Nothing left in the object is another: what is missing tells.
+    const without = ofModule(old, 'type_gone').map((object) => ({ ...object, name: before[0]?.name ?? '' }));
+    expect(goneTypes(before, without, []).has('cases::field_added::S')).toBe(true);
   });
 
   test('so is a static', () => {
     const [before, after] = [ofModule(old, 'static_of_another_type'), ofModule(now, 'static_of_another_type')];
-    const gone = goneTypes(before, []);
+    const gone = goneTypes(before, [], []);
     expect(reasonFor([], before, { gone })).toBeUndefined();
     expect(reasonFor([], after, { gone })).toContain('static `cases::static_of_another_type::N` is of type');
   });

@@ -71,11 +71,14 @@ export function layoutRefusal(
 export function goneTypes(
   before: readonly ObjectFile[],
   after: readonly ObjectFile[],
+  changes: readonly Change[],
   { isFixed = () => false }: LayoutOptions = {},
 ): TypeDigests {
+  const changed = new Set(changes.map((change) => change.after.object));
   const gone = new Map<string, readonly string[]>();
   for (const object of before) {
     const now = after.find(({ name }) => name === object.name);
+    if (now !== undefined && !changed.has(now) && definesAllOf(now, object)) continue;
     const present = new Set((now && debugInfo(now))?.typeNames);
     const info = debugInfo(object);
     for (const name of info?.typeNames ?? []) {
@@ -85,6 +88,12 @@ export function goneTypes(
     for (const { linkageName, type } of info?.statics ?? []) gone.set(staticKey(linkageName), [type.name]);
   }
   return gone;
+}
+
+/** Code that left an object takes its types with it, and changes nothing else there. */
+function definesAllOf(now: ObjectFile, old: ObjectFile): boolean {
+  const names = new Set(now.symbols.filter(({ atom }) => atom !== undefined).map(({ name }) => name));
+  return old.symbols.every(({ name, kind, atom }) => kind !== 'function' || atom === undefined || names.has(name));
 }
 
 /**
