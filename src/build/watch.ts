@@ -78,7 +78,7 @@ export async function watch(
   };
   const deliver = (): void => {
     const changed = [...pending].filter(
-      ([path, state]) => delivered.get(path) !== state.seen && (!isMiddle(state) || isSettled(state)),
+      ([path, state]) => delivered.get(path) !== state.seen && (isWhole(state) || isSettled(state)),
     );
     if (changed.length === 0 || closed) return;
     for (const [path, { seen }] of changed) delivered.set(path, seen);
@@ -163,11 +163,12 @@ async function look(path: string, state: Pending): Promise<void> {
 }
 
 function isSettled(state: Pending): boolean {
-  return performance.now() - state.seenAt >= (isMiddle(state) ? EMPTY_MS : LOOK_MS - 1);
+  return performance.now() - state.seenAt >= (isWhole(state) ? LOOK_MS - 1 : EMPTY_MS);
 }
 
-function isMiddle({ seen }: Pending): boolean {
-  return seen === GONE || seen.endsWith(EMPTY);
+/** Not yet looked at, gone, or empty: each may be the middle of a change. */
+function isWhole({ seen }: Pending): boolean {
+  return seen !== '' && seen !== GONE && !seen.endsWith(EMPTY);
 }
 
 /** Differs whenever the content may. */
