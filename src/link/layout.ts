@@ -66,19 +66,19 @@ export function layoutRefusal(
 
 /**
  * Types of the old objects that the new ones of the same name describe no more, and the old objects' statics: what to
- * remember until the program ends, once the patch is applied. Newer entries replace older ones of the same name.
+ * remember until the program ends, once the patch is applied. Newer entries replace older ones of the same name. With
+ * the edit's changes known, objects that it left as they were are not read.
  */
 export function goneTypes(
   before: readonly ObjectFile[],
   after: readonly ObjectFile[],
-  changes: readonly Change[],
-  { isFixed = () => false }: LayoutOptions = {},
+  { isFixed = () => false, changes }: LayoutOptions & { readonly changes?: readonly Change[] } = {},
 ): TypeDigests {
-  const changed = new Set(changes.map((change) => change.after.object));
+  const changed = new Set((changes ?? []).map((change) => change.after.object));
   const gone = new Map<string, readonly string[]>();
   for (const object of before) {
     const now = after.find(({ name }) => name === object.name);
-    if (now !== undefined && !changed.has(now) && definesAllOf(now, object)) continue;
+    if (changes !== undefined && now !== undefined && !changed.has(now) && definesAllOf(now, object)) continue;
     const present = new Set((now && debugInfo(now))?.typeNames);
     const info = debugInfo(object);
     for (const name of info?.typeNames ?? []) {

@@ -23,13 +23,13 @@ export interface Form {
 }
 
 export const DW_FORM_string = 0x08;
-export const DW_FORM_sdata = 0x0d;
+const DW_FORM_sdata = 0x0d;
 export const DW_FORM_strp = 0x0e;
-export const DW_FORM_udata = 0x0f;
+const DW_FORM_udata = 0x0f;
 export const DW_FORM_ref_addr = 0x10;
-export const DW_FORM_ref_udata = 0x15;
+const DW_FORM_ref_udata = 0x15;
 export const DW_FORM_indirect = 0x16;
-export const DW_FORM_flag_present = 0x19;
+const DW_FORM_flag_present = 0x19;
 export const DW_FORM_strx = 0x1a;
 export const DW_FORM_line_strp = 0x1f;
 export const DW_FORM_ref_sig8 = 0x20;
