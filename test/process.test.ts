@@ -324,6 +324,31 @@ describe('a program', () => {
     await expect(subject.process.deliver({ ...third, base: 'other' })).rejects.toThrow('running is base');
   });
 
+  test('gets symbol files for backtraces, and new thread-locals with what they are at first', async () => {
+    const subject = await Subject.open();
+    const running = await subject.start(program);
+    const patch = answers(running, 1, 0, 0);
+    // `mov eax, fs:[place]; ret`
+    const code = Buffer.from([0x64, 0x8b, 0x04, 0x25, 0, 0, 0, 0, 0xc3]);
+    code.writeInt32LE(running.poolOffset + 16, 4);
+    const segments = patch.segments.map((segment) => ({ ...segment, sizeBytes: code.length, bytes: code }));
+    const threadLocals = [{ offset: 16, bytes: new Uint8Array([0x2b, 2]) }];
+    const symbols = new TextEncoder().encode('an ELF file');
+    await subject.ask('worker');
+    const whole = { ...patch, segments, threadLocals, symbols };
+    expect(await subject.process.deliver(whole)).toMatchObject([{ applied: true }]);
+    subject.process.commit(whole);
+    await subject.ask('worker');
+    expect([await subject.ask('answer'), await subject.ask('answers')]).toEqual(['555', '555 555']);
+
+    const home = dirname(socketOf(running.pid));
+    const ofRun = (pid: number): string[] => readdirSync(home).filter((file) => file.startsWith(`${pid}-`));
+    const files = ofRun(running.pid);
+    expect(files.filter((file) => readFileSync(join(home, file), 'utf8') === 'an ELF file')).toHaveLength(2);
+    await subject.start(program, 1);
+    expect(ofRun(running.pid)).toEqual([]);
+  });
+
   test('is described as it is in memory', async () => {
     const subject = await Subject.open();
     const running = await subject.start(program);

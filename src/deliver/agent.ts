@@ -83,7 +83,7 @@ export interface PatchMessage extends Pick<
   readonly symbolFile: string;
 }
 
-export interface Verdict {
+interface Verdict {
   readonly kind: 'commit' | 'undo';
   readonly version: number;
 }
@@ -99,7 +99,7 @@ export interface AgentReceipt {
   readonly reason: string;
 }
 
-export interface Handover {
+interface Handover {
   readonly kind: 'handover';
   readonly version: number;
   readonly path: string;

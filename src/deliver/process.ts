@@ -3,8 +3,9 @@
 //
 // A restart hands the listening sockets over, so that no connection attempt fails meanwhile. The old program's agent waits
 // at a path (`handover` in agent.ts); the new program's agent connects there before `main`, gets the sockets by SCM_RIGHTS
-// and says hello; then the old program is told to end, which the new one sees by that connection, and only then does the
-// new `main` run. So the two never run at once, and connections made in between wait in the sockets' queues.
+// and says hello. From then on the old one accepts nothing more; after a moment for what it has accepted it is told to end.
+// The new one sees its end by that connection, and only then does the new `main` run: so the two never run at once, and
+// connections made in between wait in the sockets' queues.
 // The new program need not know: its agent stands before libc's `bind` and gives it the socket that it asks for. A program
 // that mentions LISTEN_FDS gets them as sd_listen_fds(3) says, too. Sockets for which nobody asks are closed after a while.
 // A program that crashed has nothing to hand over, and neither has one whose agent does not answer: they start plainly.
@@ -12,7 +13,7 @@
 // hotslot killed by SIGKILL leaves the program running. A note beside the build says which one it is, and the next hotslot
 // ends it (leftover.ts) before it starts its own: an orphan with the port would be in its way.
 
-import { chmod, rm, writeFile } from 'node:fs/promises';
+import { chmod, readdir, rm, writeFile } from 'node:fs/promises';
 import { createServer, type Server as SocketServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
@@ -91,6 +92,8 @@ export interface Process {
 }
 
 const GRACE_MS = 5000;
+/** Requests that a program has accepted may take so long before it is told to end. */
+const DRAIN_MS = 50;
 const SILENCE_MS = 10_000;
 
 interface Pending {
@@ -164,6 +167,7 @@ class NativeProcess implements Process {
   async start(executable: Executable, base: Run['base']): Promise<Started | Mute | Exit> {
     const { input, note } = this.#options;
     const old = this.#run;
+    if (old !== undefined) old.isEnding = true;
     this.#program = undefined;
     const handover = old && (await this.#prepareHandover(old));
     if (old !== undefined && handover === undefined) await this.#end(old);
@@ -171,7 +175,10 @@ class NativeProcess implements Process {
     const run = this.#spawn(executable, base, handover);
     if (input !== undefined && handover === undefined) run.feed(input);
     const first = await within(this.#silenceMs, Promise.race([run.joined, run.ended]));
-    if (old !== undefined && handover !== undefined) await this.#end(old);
+    if (old !== undefined && handover !== undefined) {
+      await within(DRAIN_MS, old.ended);
+      await this.#end(old);
+    }
     // Until then its `main` does not run, and what is typed is for the old one.
     if (input !== undefined && handover !== undefined) run.feed(input);
     if (run.exit !== undefined) return run.exit;
@@ -232,6 +239,9 @@ class NativeProcess implements Process {
   async #end(run: Run, signalled = false): Promise<Exit> {
     const exit = await run.end(this.#graceMs, signalled);
     this.#runs = this.#runs.filter((other) => other !== run);
+    // Its symbol files, and the agent's links to them.
+    const files = (await readdir(this.#folder)).filter((file) => file.startsWith(`${run.pid}-`));
+    await Promise.all(files.map((file) => rm(join(this.#folder, file))));
     return exit;
   }
 
@@ -352,7 +362,7 @@ class NativeProcess implements Process {
   async #begin(pending: Pending, run: Run): Promise<void> {
     const { patch, version } = pending;
     // Backtraces may read it as soon as the new code runs, and for as long as it does.
-    const symbolFile = patch.symbols.length === 0 ? '' : join(this.#folder, `symbols-${run.pid}-${version}`);
+    const symbolFile = patch.symbols.length === 0 ? '' : join(this.#folder, `${run.pid}-symbols-${version}`);
     if (symbolFile !== '') await writeFile(symbolFile, patch.symbols);
     pending.message = { ...patch, kind: 'patch', version, symbolFile };
     pending.timer = setTimeout(() => {
@@ -442,7 +452,7 @@ function describeProgram(hello: Hello, libraries: RunningProgram['libraries']): 
 }
 
 /** e.g. `status 1`, `SIGSEGV`. */
-export function describeExit({ status, signal, reason }: Exit): string {
+function describeExit({ status, signal, reason }: Exit): string {
   return signal ?? reason ?? `status ${status}`;
 }
 

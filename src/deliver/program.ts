@@ -20,7 +20,7 @@ export interface Exit {
   readonly version: number;
 }
 
-export interface RunOptions {
+interface RunOptions {
   readonly path: string;
   readonly args: readonly string[];
   readonly environment: Readonly<Record<string, string | undefined>>;

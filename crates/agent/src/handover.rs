@@ -147,8 +147,9 @@ impl Drop for Offer {
 }
 
 impl Offer {
-    /// Waits for the new program and gives it the sockets. If none comes, nothing has happened.
-    pub fn give(mut self) {
+    /// Waits for the new program and gives it the sockets; from then on this one finds no connections there. If none comes,
+    /// nothing has happened.
+    pub fn give(mut self, handover: &Handover<'_>) {
         // SAFETY: null says that nobody asks for the address.
         let fd = unsafe { accept4(self.listener, null_mut(), null_mut(), SOCK_CLOEXEC) };
         if fd < 0 {
@@ -166,8 +167,30 @@ impl Offer {
         let control_size = self.control.size;
         let parcel = Parcel::new(&mut part, &mut self.control, control_size);
         // SAFETY: everything the parcel leads to is borrowed for the call.
-        unsafe { sendmsg(fd, &raw const parcel, MSG_NOSIGNAL) };
+        if unsafe { sendmsg(fd, &raw const parcel, MSG_NOSIGNAL) } == 1 {
+            handover.sockets.clone().filter(|&fd| is_listening(fd)).for_each(divert);
+        }
     }
+}
+
+/// Puts a socket to which nobody connects in the place of one that was given away, so that no request is accepted by a
+/// program that is about to end. A thread that waits in `accept` takes one more.
+fn divert(fd: c_int) {
+    // SAFETY: takes integers.
+    let flags = unsafe { fcntl(fd, F_GETFL) };
+    // SAFETY: takes integers.
+    let closes = unsafe { fcntl(fd, F_GETFD) } & FD_CLOEXEC != 0;
+    let Some(nowhere) = sys::open_socket() else { return };
+    let unnamed = sys::AF_UNIX as u16;
+    // SAFETY: an address without a name, for which the kernel finds one (unix(7), autobind).
+    unsafe { syscall(SYS_BIND, nowhere, &raw const unnamed, size_of_val(&unnamed)) };
+    // SAFETY: takes integers.
+    unsafe { listen(nowhere, 0) };
+    // SAFETY: takes integers.
+    unsafe { fcntl(nowhere, F_SETFL, flags) };
+    // SAFETY: what the program knows as a listening socket stays one.
+    unsafe { dup3(nowhere, fd, if closes { O_CLOEXEC } else { 0 }) };
+    sys::close_socket(nowhere);
 }
 
 impl Parcel {

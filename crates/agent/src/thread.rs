@@ -152,7 +152,7 @@ impl Agent {
         let receipt = &mut wire::receipt(wire::HANDOVER, handover.version, outcome);
         let sent = sys::send_all(socket, receipt.finish()).then_some(());
         if let Some(offer) = offer {
-            offer.give();
+            offer.give(&handover);
         }
         sent
     }

@@ -543,39 +543,40 @@ fn programs_that_the_program_starts_are_left_alone() {
 
 #[test]
 fn sockets_are_given_to_whoever_takes_the_programs_place() {
-    let listener = Listener::new();
-    let (mut program, mut connection) = listener.start(&built().program);
-    let path = listener.folder().join("sockets");
-    let bytes = [path.as_os_str().as_encoded_bytes(), &[0]].concat();
-    let port: u16 = program.ask("listen").parse().unwrap();
-    let sockets: Vec<u32> = (0..64).collect();
-    let refused = |receipt: &Receipt, reason: &str| assert!(receipt.reason.starts_with(reason), "{receipt:?}");
-    refused(&connection.hand_over(0, &bytes, &[0, 1, 2, 99]), "no socket listens for TCP connections, of: 4");
-    refused(&connection.hand_over(0, b"path", &sockets), "the path of a handover does not end");
-    refused(
-        &connection.hand_over(0, b"/nonexistent/path\0", &sockets),
-        "cannot listen at the path of a handover, errno: 2",
-    );
-    assert_applied(&connection.hand_over(0, &bytes, &sockets), 6, 0);
+    for linked in [&built().program, &built().fixed] {
+        let listener = Listener::new();
+        let (mut program, mut connection) = listener.start(linked);
+        let path = listener.folder().join("sockets");
+        let bytes = [path.as_os_str().as_encoded_bytes(), &[0]].concat();
+        let port: u16 = program.ask("listen").parse().unwrap();
+        let sockets: Vec<u32> = (0..64).collect();
+        let refused = |receipt: &Receipt, reason: &str| assert!(receipt.reason.starts_with(reason), "{receipt:?}");
+        refused(&connection.hand_over(0, &bytes, &[0, 1, 2, 99]), "no socket listens for TCP connections, of: 4");
+        refused(&connection.hand_over(0, b"path", &sockets), "the path of a handover does not end");
+        refused(
+            &connection.hand_over(0, b"/nonexistent/path\0", &sockets),
+            "cannot listen at the path of a handover, errno: 2",
+        );
+        assert_applied(&connection.hand_over(0, &bytes, &sockets), 6, 0);
 
-    // The successor is its equal; it runs once the first has ended, and gets the socket by `bind`.
-    let start =
-        |environment: &[(&str, &Path)]| Program::start_with(&built().program, Some(&listener.socket()), environment);
-    let mut next = start(&[("HOTSLOT_HANDOVER", &path)]);
-    let hello = listener.accept();
-    assert_eq!(hello.hello().pid, next.pid());
-    next.tell(&format!("listen {port}"));
-    let stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-    assert!(program.finish());
-    assert_eq!(next.line(), port.to_string());
-    assert_eq!(next.ask("accept"), stream.local_addr().unwrap().to_string());
-    assert_eq!(next.ask("variables"), "0");
-    assert!(next.finish());
+        // The successor is its equal; it runs once the first has ended, and gets the socket by `bind`.
+        let start = |environment: &[(&str, &Path)]| Program::start_with(linked, Some(&listener.socket()), environment);
+        let mut next = start(&[("HOTSLOT_HANDOVER", &path)]);
+        let hello = listener.accept();
+        assert_eq!(hello.hello().pid, next.pid());
+        next.tell(&format!("listen {port}"));
+        let stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        assert!(program.finish());
+        assert_eq!(next.line(), port.to_string());
+        assert_eq!(next.ask("accept"), stream.local_addr().unwrap().to_string());
+        assert_eq!(next.ask("variables"), "0");
+        assert!(next.finish());
 
-    // Whom it was to replace is gone: it starts as any other.
-    let mut alone = start(&[("HOTSLOT_HANDOVER", &path)]);
-    assert_eq!(alone.ask("answer"), "1");
-    assert!(alone.finish());
+        // Whom it was to replace is gone: it starts as any other.
+        let mut alone = start(&[("HOTSLOT_HANDOVER", &path)]);
+        assert_eq!(alone.ask("answer"), "1");
+        assert!(alone.finish());
+    }
 }
 
 #[test]
