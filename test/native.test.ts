@@ -239,6 +239,23 @@ fn fallback() -> f64 {
     expect(await ask('risky 3')).toContain('app::risky');
   });
 
+  test('a function that takes other types is for new callers only', { timeout: 60_000 }, async () => {
+    await session.edit(
+      ['|| risky(number as usize)', '|| risky(number as usize, 6.5)'],
+      ['fn risky(x: usize) -> usize {', 'fn risky(x: usize, limit: f64) -> usize {'],
+      ['if x > 2 {', 'if x as f64 > limit {'],
+    );
+    expect(await ask('risky 6')).toBe('12');
+    expect(await ask('risky 7')).toContain('7 is far too much');
+    const refusal = await session.link(
+      ['fn helper(x: u32) -> u32 {', 'fn helper(x: u32) -> u32 where u32: Copy {'],
+      ['pub struct Square(pub u32)', 'pub struct Square(pub u32, pub u64)'],
+      ['Square(3)', 'Square(3, 4)'],
+    );
+    expect(refusal).toMatchObject({ remedy: 'restart', reason: expect.stringContaining('app::shapes::Square') });
+    expect(await ask('risky 6')).toBe('12');
+  });
+
   test('a patch that is taken back leaves nothing, and the next one works', { timeout: 60_000 }, async () => {
     await session.undone(['    x + 1\n', '    x + 7\n']);
     expect(await ask('helper')).toBe('2');

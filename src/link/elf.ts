@@ -18,6 +18,8 @@ import {
 } from '../object/x86_64.ts';
 import { symbolAt } from './diff.ts';
 import { CODE, CONSTANT, DATA, type ElfProgram, POOL } from './executable.ts';
+import { crateOf } from './identity.ts';
+import { goneTypes, layoutRefusal, signatureOf } from './layout.ts';
 import { readable } from './mangle.ts';
 import type { Draft } from './program.ts';
 import { writeSymbolFile } from './symbolfile.ts';
@@ -26,6 +28,8 @@ import { relaxThreadLocals } from './threadlocals.ts';
 
 /** For patches of that program. */
 export function elfTarget(program: ElfProgram): Target<ElfPatch> {
+  const crates = new Set([...program.objects.keys()].map(crateOf));
+  const isFixed = (crate: string): boolean => !crates.has(crate);
   return {
     remedy: 'restart',
     wordBytes: 8,
@@ -51,6 +55,11 @@ export function elfTarget(program: ElfProgram): Target<ElfPatch> {
     isOfOneBuild: () => false,
     aliases: ({ name }) => [name],
     describes: () => undefined,
+    layout: {
+      refusal: (before, after, changes, gone) => layoutRefusal(before, after, changes, { gone, isFixed }),
+      gone: (before, after) => goneTypes(before, after, { isFixed }),
+      signatureOf: ({ object, symbol }) => signatureOf(object, symbol.name),
+    },
     emit: (head, plan, draft) => new Emitter(program, plan, draft).emit(head),
   };
 }

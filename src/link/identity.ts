@@ -48,7 +48,7 @@ function closuresIn(objects: readonly ObjectFile[], crates: ReadonlySet<string>)
 }
 
 /** The crate an object belongs to: `shapes-1f5c.3x0` is of `shapes`. */
-function crateOf(objectName: string): string {
+export function crateOf(objectName: string): string {
   return objectName
     .replace(/\..*$/, '')
     .replace(/-[0-9a-f]{16}$/, '')

@@ -88,6 +88,8 @@ class Link {
   readonly #imported = new Map<string, Entry>();
   /** Where code of this patch will be, for formats that place it, and what belongs to it alone. */
   readonly #bodies = new Map<Atom, number>();
+  /** Names of functions whose old callers must not reach the new code. */
+  readonly #retyped = new Set<string>();
   /** Slots that have a body coming. Not atoms: LLVM merges equal functions, and then one body has several names. */
   readonly #planned = new Set<number>();
   readonly #unresolved = new Set<string>();
@@ -113,9 +115,11 @@ class Link {
       crateRefusal(before, after) ??
       closureRefusal(before, after, (a, b) => this.#comparison.same(a, b)) ??
       this.#checkStatics(pairs) ??
-      this.#checkExports(changes);
+      this.#checkExports(changes) ??
+      this.#target.layout?.refusal(before, after, changes, this.#program.gone);
     if (refusal !== undefined) return this.#refused(refusal);
     try {
+      this.#enterRetyped(changes);
       const roots = this.#roots(changes);
       for (const { definition, entry } of roots) {
         this.#checkMerged(definition, entry);
@@ -131,6 +135,7 @@ class Link {
         return { kind: 'unchanged', draft: this.#draft, warnings: this.#warnings };
       }
       this.#draft.version = this.#program.version + 1;
+      if (this.#target.layout !== undefined) this.#draft.gone = this.#target.layout.gone(before, after);
       return {
         kind: 'patch',
         plan: { functions: this.#functions, data: this.#data, imports: this.#imports },
@@ -253,6 +258,31 @@ class Link {
 
   // -------------------------------------------------------------------------------------------------------- roots
 
+  /**
+   * A function that takes or returns other types now gets a slot that only new code reaches; in the old one the old code
+   * stays, for frames that call it as before. Where the signature is part of the symbol, `#functionEntry` does the same.
+   */
+  #enterRetyped(changes: readonly Change[]): void {
+    const { layout } = this.#target;
+    if (layout === undefined) return;
+    for (const { before, after } of changes) {
+      if (before === undefined || after.symbol.kind !== 'function') continue;
+      if (this.#draft.entry(after.object, after.symbol) === undefined) continue;
+      if (layout.signatureOf(before) === layout.signatureOf(after)) continue;
+      this.#retyped.add(after.symbol.name);
+      this.#add(after);
+    }
+  }
+
+  /** What the program holds by address leads all of it to the new code: that must be callable in the old way. */
+  #checkCallable(atom: Atom, object: ObjectFile, subject: string): void {
+    for (const { symbol } of atom.relocations) {
+      const { name } = symbolAt(object, symbol);
+      if (!this.#retyped.has(name)) continue;
+      throw new Unlinkable(`\`${readable(name)}\` takes or returns other types, and ${subject} has its address`);
+    }
+  }
+
   /** Changed functions that are running, and those that call a changed one which has no slot of its own. */
   #roots(changes: readonly Change[]): { definition: Definition; entry: Entry }[] {
     const roots = new Map<string, { definition: Definition; entry: Entry }>();
@@ -312,6 +342,7 @@ class Link {
       const place = this.#draft.place(after.object, after.symbol);
       if (place === undefined) continue;
       if (before.atom.kind === 'constant' || after.atom.kind === 'constant') {
+        this.#checkCallable(after.atom, after.object, `\`${readable(after.symbol.name)}\``);
         this.#planData(after, place.address - after.symbol.offset);
         rewritten.push(after);
       } else {
@@ -343,6 +374,7 @@ class Link {
       this.#draft.constants.set(to.key, [...this.#draft.constantAt(to.key), ...addresses]);
       const definition = definitionOf(to.object, anonymousSymbol(to));
       if (definition === undefined) continue;
+      if (addresses.length > 0) this.#checkCallable(to.atom, to.object, 'a vtable');
       for (const address of addresses) this.#planData(definition, address);
     }
   }

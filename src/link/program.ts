@@ -4,6 +4,7 @@
 // that is refused, or that a client could not apply, is forgotten with its Draft.
 
 import type { AtomKind, ObjectFile, ObjectSource, Signature, Symbol } from '../model.ts';
+import type { TypeDigests } from './layout.ts';
 
 /** A function that can be called through its slot. */
 export interface Entry {
@@ -82,6 +83,8 @@ export class Program {
   /** Addresses of anonymous constants, by `Comparison.key`. */
   readonly constants: Map<string, readonly number[]> = new Map();
   readonly objects: Map<string, LinkedObject>;
+  /** Types of code that patches replaced, and that newer code may have to meet. */
+  readonly gone: Map<string, readonly string[]> = new Map();
   /** What the host set up when the program started, which code names by position. Equal texts, equal constants. */
   readonly hostConstants: string;
   version: number;
@@ -108,6 +111,7 @@ export class Program {
     for (const [key, addresses] of draft.constants) this.constants.set(key, addresses);
     for (const name of draft.removedObjects) this.objects.delete(name);
     for (const [name, object] of draft.objects) this.objects.set(name, object);
+    for (const [name, digests] of draft.gone) this.gone.set(name, digests);
     this.free = draft.free;
     this.version = draft.version;
   }
@@ -128,6 +132,7 @@ export class Draft {
   readonly removedObjects: Set<string> = new Set();
   /** The areas' `address` as this patch begins. */
   readonly starts: readonly number[];
+  gone: TypeDigests = new Map();
   version: number;
   free: FreeSpace;
 

@@ -12,8 +12,9 @@ import type {
   Symbol,
   Unwind,
 } from '../model.ts';
-import type { Definition, RelocationRules } from './diff.ts';
+import type { Change, Definition, RelocationRules } from './diff.ts';
 import type { VtableRules } from './identity.ts';
+import type { TypeDigests } from './layout.ts';
 import type { Draft } from './program.ts';
 
 /** What the number that a relocation is about is. */
@@ -90,6 +91,21 @@ export class Unlinkable extends Error {}
 /** What a relocation refers to, as far as its kind tells: `symbol` leaves it to what defines the symbol. */
 export type TargetKind = 'function' | 'address' | 'symbol' | 'signature' | 'name';
 
+/** What debug information tells of types. */
+export interface LayoutRules {
+  /** Whether new code takes old memory for another shape. `gone` are types of code that left the program before. */
+  readonly refusal: (
+    before: readonly ObjectFile[],
+    after: readonly ObjectFile[],
+    changes: readonly Change[],
+    gone: TypeDigests,
+  ) => Refusal | undefined;
+  /** What is to be remembered of types when a patch is applied. */
+  readonly gone: (before: readonly ObjectFile[], after: readonly ObjectFile[]) => TypeDigests;
+  /** What a function takes and returns; undefined when nothing tells. */
+  readonly signatureOf: (definition: Definition) => string | undefined;
+}
+
 export interface Target<P extends Patch = Patch> extends RelocationRules, VtableRules {
   /** How a user gets the newest code when no patch can bring it. */
   readonly remedy: Refusal['remedy'];
@@ -110,6 +126,8 @@ export interface Target<P extends Patch = Patch> extends RelocationRules, Vtable
   readonly aliases: (symbol: Symbol) => readonly string[];
   /** When a symbol describes a function that the host calls: that function's name there. */
   readonly describes: (symbol: Symbol) => string | undefined;
+  /** For formats whose symbols say nothing of types. */
+  readonly layout?: LayoutRules;
   /** May take more of the draft's memory, for what only the format needs. Throws `Unlinkable`. */
   readonly emit: (head: PatchHead, plan: Plan, draft: Draft, glue: Glue | undefined) => P;
 }
