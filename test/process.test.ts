@@ -175,7 +175,9 @@ beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'hotslot-test-'));
   const rustc = (...args: string[]): void => {
     try {
-      execFileSync('rustc', ['--edition', '2024', ...args], { stdio: ['ignore', 'inherit', 'inherit'] });
+      execFileSync(process.env['RUSTC'] ?? 'rustc', ['--edition', '2024', ...args], {
+        stdio: ['ignore', 'inherit', 'inherit'],
+      });
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
       throw new Error("there is no rustc: curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh", {

@@ -161,15 +161,20 @@ impl Offer {
                 sys::close_socket(before);
             }
         });
+        let descriptors = self.control.size.saturating_sub(CONTROL_HEADER) / size_of::<c_int>();
+        for place in self.control.descriptors.iter_mut().take(descriptors) {
+            // SAFETY: takes integers.
+            *place = unsafe { fcntl(*place, F_DUPFD_CLOEXEC, ELSEWHERE) };
+        }
+        handover.sockets.clone().filter(|&fd| is_listening(fd)).for_each(divert);
         // One byte, as rights do not travel alone.
         let mut byte = 0;
         let mut part = Part { bytes: &raw mut byte, size: 1 };
         let control_size = self.control.size;
         let parcel = Parcel::new(&mut part, &mut self.control, control_size);
         // SAFETY: everything the parcel leads to is borrowed for the call.
-        if unsafe { sendmsg(fd, &raw const parcel, MSG_NOSIGNAL) } == 1 {
-            handover.sockets.clone().filter(|&fd| is_listening(fd)).for_each(divert);
-        }
+        unsafe { sendmsg(fd, &raw const parcel, MSG_NOSIGNAL) };
+        self.control.descriptors.iter().take(descriptors).for_each(|&fd| sys::close_socket(fd));
     }
 }
 

@@ -6,7 +6,7 @@
 //! copies from the image. Threads that have blocked the signal cannot be reached, and the patch is refused.
 //!
 //! A thread that is being made has its copy already, but cannot be signalled yet. So `pthread_create` is here, too, and waits
-//! while a patch is applied.
+//! while a patch is applied. What libc makes for itself, to run a timer for instance, does not come by here.
 
 use crate::patch::LOCK;
 use crate::program::POOL_SIZE;

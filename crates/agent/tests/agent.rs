@@ -2,8 +2,10 @@
 
 mod hotslot;
 
-use hotslot::{Connection, Fields, Hello, Listener, Patch, Program, Receipt, built, run};
+use hotslot::{Connection, Fields, Hello, Listener, PATIENCE, Patch, Program, Receipt, built, run};
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -565,10 +567,17 @@ fn sockets_are_given_to_whoever_takes_the_programs_place() {
         let hello = listener.accept();
         assert_eq!(hello.hello().pid, next.pid());
         next.tell(&format!("listen {port}"));
-        let stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-        assert!(program.finish());
+        // Who comes now comes to the successor, also if the first accepts still.
+        program.tell("accept");
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        drop(program);
         assert_eq!(next.line(), port.to_string());
-        assert_eq!(next.ask("accept"), stream.local_addr().unwrap().to_string());
+        next.tell("accept");
+        let mut answer = String::new();
+        BufReader::new(&stream).read_line(&mut answer).unwrap();
+        assert_eq!(answer.trim_end(), next.pid().to_string());
+        assert_eq!(next.line(), stream.local_addr().unwrap().to_string());
         assert_eq!(next.ask("variables"), "0");
         assert!(next.finish());
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 const SOURCES: &str = env!("CARGO_MANIFEST_DIR");
 /// No answer within this time is a failure; every wait ends with its event.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs a command; its output, or all it said.
 pub fn run(command: &mut Command) -> String {
