@@ -1,4 +1,4 @@
-// A crate's folder in; `hotslot serve` as a child process, what it reports, and pages in Chromium that run the crate, out.
+// Crates in; `hotslot serve` as a child process, what it reports, and pages in Chromium that run a crate, out.
 //
 // Nothing here waits for time to pass: an edit resolves with the event that answered it.
 import { type ChildProcess, spawn } from 'node:child_process';
@@ -19,7 +19,8 @@ const START_MS = 300_000;
 const EVENT_MS = 60_000;
 
 /** What an edit leads to, once for each. */
-export type Answer = Extract<Event, { event: 'patch' | 'unchanged' | 'refused' | 'failed' | 'reload' }>;
+export type Answer = Extract<Event, { event: (typeof ANSWERS)[number] }>;
+const ANSWERS = ['patch', 'unchanged', 'refused', 'failed', 'reload', 'restart'] as const;
 
 /**
  * A copy of `source` at `.cache/e2e/NAME`, where every run of the tests finds it again, so that cargo has little to do.
@@ -44,7 +45,8 @@ function claim(path: string): void {
 }
 
 function mirror(from: string, to: string): void {
-  const wanted = readdirSync(from, { withFileTypes: true });
+  // What cargo built beside the original is not part of it.
+  const wanted = readdirSync(from, { withFileTypes: true }).filter(({ name }) => name !== 'target');
   for (const name of readdirSync(to)) {
     if (!wanted.some((entry) => entry.name === name)) rmSync(join(to, name), { recursive: true });
   }
@@ -60,25 +62,33 @@ function mirror(from: string, to: string): void {
 }
 
 export interface StartOptions {
-  /** Flags of `hotslot serve`. */
+  /** Where in the copy hotslot is started: the folder of a crate or a workspace. The copy itself, when not given. */
+  readonly folder?: string;
+  /** Flags of `hotslot serve`, and after `--` the program's arguments. */
   readonly args?: readonly string[];
   /** Any, when not given. */
   readonly port?: number;
+  /** Besides ours. */
+  readonly environment?: Readonly<Record<string, string>>;
+  /** A command that runs hotslot, e.g. `setarch -R`. */
+  readonly under?: readonly string[];
 }
 
-/** Does not wait for anything. `directory` is the crate's. */
+/** Does not wait for anything. Paths of edits are from `directory`. */
 export function launchServer(directory: string, options: StartOptions = {}): Server {
   if (!existsSync(CLI)) throw new Error('these tests run what is compiled: npx tsc -b');
-  const { args = [], port = 0 } = options;
-  const child = spawn(process.execPath, [CLI, 'serve', '--json', '--port', String(port), ...args], {
-    cwd: directory,
-    env: { ...process.env, CARGO_TARGET_DIR: join(CACHE, 'target') },
-    stdio: ['ignore', 'pipe', 'pipe'],
+  const { folder = '.', args = [], port = 0, environment = {}, under = [] } = options;
+  const hotslot = [process.execPath, CLI, 'serve', '--json', '--port', String(port), ...args];
+  const [program = '', ...words] = [...under, ...hotslot];
+  const child = spawn(program, words, {
+    cwd: join(directory, folder),
+    env: { ...process.env, CARGO_TARGET_DIR: join(CACHE, 'target'), ...environment },
+    stdio: ['pipe', 'pipe', 'pipe'],
   });
   return new Server(directory, child);
 }
 
-/** Resolves when the page can be opened. */
+/** Resolves when the page can be opened, or the program runs. */
 export async function startServer(directory: string, options: StartOptions = {}): Promise<Server> {
   const server = launchServer(directory, options);
   try {
@@ -100,14 +110,17 @@ export class Server {
   /** Files as they were before the first edit; undefined when they were not there. */
   readonly #originals = new Map<string, string | undefined>();
   readonly #waiting = new Set<() => void>();
+  /** Of the process that runs hotslot. */
+  readonly pid: number;
   #stderr = '';
   #ended = false;
 
   constructor(directory: string, child: ChildProcess) {
     this.#directory = directory;
     this.#child = child;
-    const { stdout, stderr } = child;
-    if (stdout === null || stderr === null) throw new Error('expected a process with pipes');
+    const { stdout, stderr, pid } = child;
+    if (stdout === null || stderr === null || pid === undefined) throw new Error('expected a process with pipes');
+    this.pid = pid;
     stderr.setEncoding('utf8').on('data', (text: string) => (this.#stderr += text));
     createInterface({ input: stdout }).on('line', (line) => {
       const event = JSON.parse(line) as Event;
@@ -215,6 +228,11 @@ export class Server {
     return readFileSync(join(this.#directory, path), 'utf8');
   }
 
+  /** A line for the standard input of a native program. */
+  say(line: string): void {
+    this.#child.stdin?.write(`${line}\n`);
+  }
+
   /** As an editor does, and does not wait. The file may be new. */
   save(path: string, text: string): void {
     if (!this.#originals.has(path)) this.#originals.set(path, this.#find(path));
@@ -247,8 +265,8 @@ export class Server {
   }
 }
 
-function isAnswer({ event }: Event): boolean {
-  return ['patch', 'unchanged', 'refused', 'failed', 'reload'].includes(event);
+function isAnswer(event: Event): event is Answer {
+  return ANSWERS.some((each) => each === event.event);
 }
 
 /** A page as loaded; `loaded` is true for as long as the document is the very one that was opened. */
