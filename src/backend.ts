@@ -2,15 +2,13 @@
 
 import { createHash } from 'node:crypto';
 import type { Companion } from './link/link.ts';
-import type { Program } from './link/program.ts';
-import type { Target } from './link/target.ts';
+import type { Linker } from './link/linker.ts';
 import type { Notice } from './client/protocol.ts';
 import type { Build, Event, Glue, Patch, Receipt } from './model.ts';
 
 /** What a build has become. */
 export interface Running<P extends Patch> {
-  readonly program: Program;
-  readonly target: Target<P>;
+  readonly linker: Linker<P>;
   /** For when it took the place of another. */
   readonly replaced: Event;
 }

@@ -8,13 +8,15 @@ import { type Backend, contentHash, type Listener, type Running } from './backen
 import { openProcess, type Process } from './deliver/process.ts';
 import { elfTarget } from './link/elf.ts';
 import { placeExecutable, readExecutable } from './link/executable.ts';
+import { Linker } from './link/linker.ts';
 import { stubObjects } from './link/stubs.ts';
 import type { Build, ElfPatch, Event, Receipt } from './model.ts';
 
+/** See `SessionOptions`. */
 export interface NativeOptions {
-  readonly args: readonly string[];
+  readonly args?: readonly string[];
   /** The program writes where we do; if not, its lines are events. */
-  readonly passThrough: boolean;
+  readonly passThrough?: boolean;
   /** What the program reads; our own standard input when absent. */
   readonly input?: Readable;
   /** The program's working directory. */
@@ -34,7 +36,7 @@ export class Native implements Backend<ElfPatch> {
   }
 
   async open({ onEnd }: Listener): Promise<void> {
-    const { args, passThrough, input, directory, report } = this.#options;
+    const { args = [], passThrough = true, input, directory, report } = this.#options;
     const builder = this.#builder;
     this.#process = await openProcess({
       name: this.#builder.name,
@@ -65,7 +67,8 @@ export class Native implements Backend<ElfPatch> {
     }
     const program = placeExecutable(parsed, started.program, build, version);
     const { handedOver } = started;
-    return { program, target: elfTarget(program), replaced: { event: 'restart', reason, version, handedOver } };
+    const linker = new Linker(program, elfTarget(program), build);
+    return { linker, replaced: { event: 'restart', reason, version, handedOver } };
   }
 
   deliver(patch: ElfPatch): Promise<readonly Receipt[]> {

@@ -9,15 +9,11 @@
 
 import type { Readable } from 'node:stream';
 import type { Backend, Running } from './backend.ts';
+import type { Linker } from './link/linker.ts';
 import { createBuilder, type BuildOptions, type Builder } from './build/builder.ts';
 import type { Inquiry } from './build/inquiry.ts';
 import { requireToolchain } from './build/toolchain.ts';
-import { Library } from './link/library.ts';
-import { link, type Outcome } from './link/link.ts';
-import { makePatch } from './link/patch.ts';
 import type { Build, BuildFailure, Edit, Event, Glue, Patch, Refusal } from './model.ts';
-import { Native } from './native.ts';
-import { Web } from './web.ts';
 
 /** What to build, in cargo's words. */
 export interface Selection extends Omit<BuildOptions, 'arenaBytes' | 'report'> {
@@ -55,8 +51,8 @@ export async function startSession(options: SessionOptions): Promise<Session> {
   const builder = await openBuilder(options);
   const session =
     builder.platform === 'wasm'
-      ? new RunningSession(options, builder, new Web(options, builder))
-      : new RunningSession(options, builder, new Native({ args: [], passThrough: true, ...options }, builder));
+      ? new RunningSession(options, builder, async () => new (await import('./web.ts')).Web(options, builder))
+      : new RunningSession(options, builder, async () => new (await import('./native.ts')).Native(options, builder));
   try {
     await session.start();
   } catch (error) {
@@ -90,8 +86,9 @@ async function openBuilder(options: SessionOptions): Promise<Builder> {
 class RunningSession<P extends Patch> implements Session {
   readonly #options: SessionOptions;
   readonly #builder: Builder;
-  readonly #library = new Library();
-  readonly #backend: Backend<P>;
+  /** Loaded while cargo is at work: what serves and links is half of our code, and takes a while. */
+  readonly #load: () => Promise<Backend<P>>;
+  #loaded: Backend<P> | undefined;
   /** Undefined before the first build that succeeds, and when a native program has ended. */
   #running: Running<P> | undefined;
   #version = -1;
@@ -110,14 +107,19 @@ class RunningSession<P extends Patch> implements Session {
   #closed = false;
   readonly #started = performance.now();
 
-  constructor(options: SessionOptions, builder: Builder, backend: Backend<P>) {
+  constructor(options: SessionOptions, builder: Builder, load: () => Promise<Backend<P>>) {
     this.#options = options;
     this.#builder = builder;
-    this.#backend = backend;
+    this.#load = load;
   }
 
   get url(): string | undefined {
     return this.#backend.url;
+  }
+
+  get #backend(): Backend<P> {
+    if (this.#loaded === undefined) throw new Error('expected `start` to have been called');
+    return this.#loaded;
   }
 
   async start(): Promise<void> {
@@ -137,8 +139,9 @@ class RunningSession<P extends Patch> implements Session {
     await built;
   }
 
-  #open(): Promise<void> {
-    return this.#backend.open({
+  async #open(): Promise<void> {
+    this.#loaded = await this.#load();
+    await this.#loaded.open({
       onVisit: () => this.#enqueue(() => this.#bringUpToDate()),
       onEnd: () => (this.#running = undefined),
     });
@@ -156,7 +159,7 @@ class RunningSession<P extends Patch> implements Session {
     this.#building?.abort(new Error('the session is closed'));
     await this.#stopWatching?.();
     await this.#queue;
-    await this.#backend.close();
+    await this.#loaded?.close();
     await this.#builder.close();
   }
 
@@ -181,7 +184,7 @@ class RunningSession<P extends Patch> implements Session {
     const { url } = this;
     const ms = performance.now() - this.#started;
     this.#report(version === 0 ? { event: 'ready', ...(url !== undefined && { url }), version, ms } : running.replaced);
-    this.#warm(build);
+    this.#warm(running.linker, build);
   }
 
   /** A page is being loaded: it gets the newest code, also what no patch could bring. */
@@ -190,13 +193,12 @@ class RunningSession<P extends Patch> implements Session {
   }
 
   /** Reads in idle moments what the first edit would otherwise wait for. */
-  #warm(build: Build): void {
+  #warm(linker: Linker<P>, build: Build): void {
     const sources = [...build.objects, ...build.archives];
-    this.#library.use(build.objects, build.archives);
     const next = (): void => {
       const source = sources.shift();
       if (source === undefined || this.#closed) return;
-      if (this.#building === undefined) this.#library.warm(source);
+      if (this.#building === undefined) linker.warm(source);
       else sources.push(source);
       setTimeout(next, this.#building === undefined ? 0 : 50);
     };
@@ -228,9 +230,9 @@ class RunningSession<P extends Patch> implements Session {
     if (running === undefined) return this.#publish(build, 'it had ended');
 
     // read, diff, identify, check, link: pure. The outcome stands for the whole build or for nothing of it.
-    const { program, target } = running;
+    const { linker } = running;
     const linking = performance.now();
-    let outcome: Outcome = link(program, build, this.#library, target);
+    let outcome = linker.link(build);
 
     // JavaScript functions that the base does not import take a run of wasm-bindgen.
     let glue: Pick<Glue, 'directory' | 'file'> | undefined;
@@ -239,19 +241,19 @@ class RunningSession<P extends Patch> implements Session {
       const made = await this.#cancellable((signal) => make(build, signal), edit);
       if (made === undefined) return;
       glue = made.glue;
-      outcome = link(program, build, this.#library, target, made.companion);
+      outcome = linker.link(build, made.companion);
     }
     if (outcome.kind === 'unresolved') {
       const reason = `nothing brings \`${outcome.names.join('`, `')}\` into the program`;
-      return this.#refuse(build, { reason, remedy: target.remedy });
+      return this.#refuse(build, { reason, remedy: linker.remedy });
     }
     if (outcome.kind === 'refused') return this.#refuse(build, outcome.refusal);
     if (outcome.kind === 'unchanged') {
-      program.commit(outcome.draft);
+      linker.commit(outcome.draft);
       this.#settle(build);
       return this.#report({ event: 'unchanged', rustcMs: build.rustcMs, warnings: outcome.warnings });
     }
-    const patch = makePatch(outcome, target, glue);
+    const patch = linker.patch(outcome, glue);
     const linkMs = performance.now() - linking;
 
     // deliver, apply: every client answers. One that cannot apply the patch keeps it from all of them.
@@ -261,12 +263,12 @@ class RunningSession<P extends Patch> implements Session {
       this.#backend.abandon(patch, refused.reason);
       this.#report({ event: 'undo', version: patch.version, reason: refused.reason });
       const reason = `${this.#backend.nameOf(refused.client)} could not apply it: ${refused.reason}`;
-      return this.#refuse(build, { reason, remedy: target.remedy });
+      return this.#refuse(build, { reason, remedy: linker.remedy });
     }
 
     // From here on the clients run the new version, and so does the Program.
     this.#backend.commit(patch);
-    program.commit(outcome.draft);
+    linker.commit(outcome.draft);
     this.#version = patch.version;
     if (glue !== undefined) this.#served.push(build);
     this.#settle(build);
@@ -279,8 +281,6 @@ class RunningSession<P extends Patch> implements Session {
     this.#applied = build;
     this.#waiting = undefined;
     for (const old of older) this.#drop(old);
-    const objects = this.#running?.program.objects.values() ?? [];
-    this.#library.keep([...objects].map(({ source }) => source));
     this.#backend.tell({ type: 'ok' });
   }
 

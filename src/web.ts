@@ -4,10 +4,11 @@
 import type { Builder } from './build/builder.ts';
 import { type Backend, contentHash, type Listener, type Running } from './backend.ts';
 import type { Notice } from './client/protocol.ts';
-import type { Server } from './deliver/server.ts';
+import { type Server, startServer } from './deliver/server.ts';
 import { openBase } from './link/base.ts';
 import { openCompanion } from './link/companion.ts';
 import type { Companion } from './link/link.ts';
+import { Linker } from './link/linker.ts';
 import { type LinkerMap, readMap } from './link/map.ts';
 import { wasmTarget } from './link/wasm.ts';
 import type { Build, Event, Glue, Receipt, WasmPatch } from './model.ts';
@@ -36,8 +37,6 @@ export class Web implements Backend<WasmPatch> {
   async open({ onVisit }: Listener): Promise<void> {
     const { host, port, strictPort, report } = this.#options;
     const { directory: root, name } = this.#builder;
-    // Loaded while cargo is at work: HTTP takes a while.
-    const { startServer } = await import('./deliver/server.ts');
     this.#server = await startServer({ host, port, strictPort, root, name, report, onReloadRequest: onVisit });
   }
 
@@ -48,7 +47,8 @@ export class Web implements Backend<WasmPatch> {
     const image = await this.#builder.image(build, signal, (text) => (map = readMap(text)));
     const { module, program } = openBase(image, build, version, contentHash, map);
     this.#pages.publish({ id: program.base, version, glue: image.glue, module, directory: image.directory });
-    return { program, target: wasmTarget, replaced: { event: 'reload', reason, version } };
+    const linker = new Linker(program, wasmTarget, build);
+    return { linker, replaced: { event: 'reload', reason, version } };
   }
 
   async companion(

@@ -20,7 +20,6 @@ import { copyFile, mkdir, rm } from 'node:fs/promises';
 import { basename, dirname, join, sep } from 'node:path';
 import type { Build, BuildFailure, Diagnostic, Edit, Event, Executable, Image, Rewrite } from '../model.ts';
 import { findAgent } from './agent.ts';
-import { writeArenaObject } from '../object/linking.ts';
 import { requireBindgen } from './bindgen.ts';
 import { isAlive } from './cache.ts';
 import { type Scripts, type Unit, readCaptures, readInputs, readVariables, unitsOf, writeScripts } from './capture.ts';
@@ -224,7 +223,7 @@ class CargoBuilder implements Builder {
       linker: this.#linker(),
       bindgen: this.#project.bindgen,
       name: this.name,
-      extra: this.#arena(),
+      extra: await this.#arena(),
     };
     return makeImage(linked, run, AbortSignal.any([signal, this.#closing.signal]), onMap);
   }
@@ -259,11 +258,12 @@ class CargoBuilder implements Builder {
   }
 
   /** The arena's object, written once: it holds megabytes of zeros. */
-  #arena(): string[] {
+  async #arena(): Promise<string[]> {
     const { arenaBytes } = this.#options;
     if (arenaBytes === undefined) return [];
     const path = join(dirname(this.#paths.captures), `arena-${arenaBytes}.o`);
     if (!existsSync(path)) {
+      const { writeArenaObject } = await import('../object/linking.ts');
       writeFileSync(`${path}.${process.pid}`, writeArenaObject(arenaBytes));
       renameSync(`${path}.${process.pid}`, path);
     }
@@ -691,10 +691,10 @@ function preparePaths(options: BuildOptions, found: Package, toolchain: Toolchai
     built: join(session, 'built'),
   };
   for (const folder of [paths.captures, paths.links]) mkdirSync(folder, { recursive: true });
-  writeFileSync(join(own, 'compiler'), compiler);
+  note(join(own, 'compiler'), compiler);
   // Two choices may write the same output file, which cargo then takes for fresh.
   if (readIfThere(join(own, 'choice')) !== session) rmSync(paths.last, { force: true });
-  writeFileSync(join(own, 'choice'), session);
+  note(join(own, 'choice'), session);
   const last = readIfThere(paths.last);
   const leftovers = readdirSync(paths.links)
     .filter((name) => !isAlive(Number(name.split('-')[0])) && !last?.startsWith(join(paths.links, name) + sep))
@@ -709,6 +709,11 @@ function modified(path: string): number {
 
 function isFolder(path: string): boolean {
   return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+}
+
+/** Writing costs more than finding that there is nothing to write. */
+function note(path: string, text: string): void {
+  if (readIfThere(path) !== text) writeFileSync(path, text);
 }
 
 function readIfThere(path: string): string | undefined {

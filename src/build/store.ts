@@ -2,17 +2,8 @@
 // as long as the folder stands, whatever rustc writes afterwards.
 
 import { createHash } from 'node:crypto';
-import {
-  closeSync,
-  copyFileSync,
-  existsSync,
-  linkSync,
-  openSync,
-  readFileSync,
-  readSync,
-  rmSync,
-  statSync,
-} from 'node:fs';
+import { closeSync, copyFileSync, existsSync, linkSync, openSync, readFileSync, readSync, statSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { ArchiveSource, ObjectSource } from '../model.ts';
 import { readArchive } from '../object/archive.ts';
@@ -28,7 +19,10 @@ interface Folder {
   readonly path: string;
 }
 
-const folders = new FinalizationRegistry<string>((path) => rmSync(path, { recursive: true, force: true }));
+// Hundreds of files each: not while someone waits for an edit. What could not be removed is a leftover for the next start.
+const folders = new FinalizationRegistry<string>((path) => {
+  rm(path, { recursive: true, force: true }).catch(() => undefined);
+});
 
 /** One link that rustc asked for. */
 export interface Linked {

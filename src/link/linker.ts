@@ -1,0 +1,46 @@
+// What runs, what it can be linked with, and how: newer builds in; outcomes and patches out.
+
+import type { ArchiveSource, Build, Glue, ObjectSource, Patch, Refusal } from '../model.ts';
+import { Library } from './library.ts';
+import { type Companion, link, type Outcome } from './link.ts';
+import { makePatch } from './patch.ts';
+import type { Draft, Program } from './program.ts';
+import type { Target } from './target.ts';
+
+export class Linker<P extends Patch> {
+  readonly program: Program;
+  readonly #target: Target<P>;
+  readonly #library = new Library();
+
+  /** `build` is what the program was linked from. */
+  constructor(program: Program, target: Target<P>, build: Build) {
+    this.program = program;
+    this.#target = target;
+    this.#library.use(build.objects, build.archives);
+  }
+
+  /** How a user gets what no patch can bring. */
+  get remedy(): Refusal['remedy'] {
+    return this.#target.remedy;
+  }
+
+  link(build: Build, companion?: Companion): Outcome {
+    return link(this.program, build, this.#library, this.#target, companion);
+  }
+
+  /** `glue`: as for `makePatch`. Throws `Unlinkable`. */
+  patch(outcome: Extract<Outcome, { kind: 'patch' }>, glue?: Pick<Glue, 'directory' | 'file'>): P {
+    return makePatch(outcome, this.#target, glue);
+  }
+
+  /** The program has become what the draft says. */
+  commit(draft: Draft): void {
+    this.program.commit(draft);
+    this.#library.keep(Array.from(this.program.objects.values(), ({ source }) => source));
+  }
+
+  /** Does work ahead that the first edit would otherwise wait for. */
+  warm(source: ObjectSource | ArchiveSource): void {
+    this.#library.warm(source);
+  }
+}
