@@ -269,8 +269,15 @@ impl Name {
 
 // ------------------------------------------------------------------------------------------------------------- take
 
-/// Kept for the program; -1 for none.
-static KEPT: [AtomicI32; MAX_SOCKETS] = [const { AtomicI32::new(-1) }; MAX_SOCKETS];
+/// A socket kept for the program.
+struct Kept {
+    /// -1 for none.
+    fd: AtomicI32,
+    /// Of the socket: a program that closes all descriptors it does not know may have given ours to something else.
+    cookie: AtomicU64,
+}
+
+static KEPT: [Kept; MAX_SOCKETS] = [const { Kept { fd: AtomicI32::new(-1), cookie: AtomicU64::new(0) } }; MAX_SOCKETS];
 /// Until when, by `sys::now`; 0 when nothing is kept.
 static KEPT_UNTIL: AtomicU64 = AtomicU64::new(0);
 
@@ -296,8 +303,10 @@ pub fn take(path: &CStr, tells: bool) -> Option<Predecessor> {
         return Some(predecessor);
     }
     let count = control.size.saturating_sub(CONTROL_HEADER) / size_of::<c_int>();
-    for (place, &fd) in KEPT.iter().zip(control.descriptors.iter().take(count)) {
-        place.store(elsewhere(fd), Relaxed);
+    for (kept, &fd) in KEPT.iter().zip(control.descriptors.iter().take(count)) {
+        let fd = elsewhere(fd);
+        kept.cookie.store(option(fd, SO_COOKIE).unwrap_or(0), Relaxed);
+        kept.fd.store(fd, Release);
     }
     KEPT_UNTIL.store(sys::now().wrapping_add(KEPT_NS), Relaxed);
     if tells {
@@ -328,7 +337,7 @@ fn tell(count: usize) {
     }
     for (fd, kept) in descriptors().zip(&KEPT) {
         // SAFETY: takes integers; nobody in this program knows the new descriptor.
-        unsafe { dup3(kept.load(Relaxed), fd, 0) };
+        unsafe { dup3(kept.fd.load(Relaxed), fd, 0) };
     }
     // Put together here, so that programs that mention such a name can be told from those that have an agent.
     for (end, value) in [(&b"FDS"[..], count as u64), (b"PID", sys::pid().into())] {
@@ -382,13 +391,23 @@ fn release() -> bool {
     KEPT_UNTIL.store(0, Relaxed);
     let mut any = false;
     for kept in &KEPT {
-        let fd = kept.swap(-1, AcqRel);
-        if fd >= 0 {
+        if let Some(fd) = kept.take(|_| true) {
             sys::close_socket(fd);
             any = true;
         }
     }
     any
+}
+
+impl Kept {
+    /// The descriptor, which is the caller's from now on, if it is still that of the socket and the caller `wants` it.
+    fn take(&self, wants: impl Fn(c_int) -> bool) -> Option<c_int> {
+        let fd = self.fd.load(Acquire);
+        if fd < 0 || option(fd, SO_COOKIE) != Some(self.cookie.load(Relaxed)) || !wants(fd) {
+            return None;
+        }
+        self.fd.compare_exchange(fd, -1, AcqRel, Relaxed).ok()
+    }
 }
 
 // Weak, as an object of the program may have a function of that name.
@@ -425,14 +444,8 @@ fn claim(fd: c_int, wanted: &Name) -> bool {
     if option::<c_int>(fd, SO_TYPE) != Some(SOCK_STREAM) {
         return false;
     }
-    for place in &KEPT {
-        let kept = place.load(Acquire);
-        if kept < 0 || name(kept).and_then(|name| name.key()) != Some(key) {
-            continue;
-        }
-        if place.compare_exchange(kept, -1, AcqRel, Relaxed).is_err() {
-            continue;
-        }
+    for kept in &KEPT {
+        let Some(kept) = kept.take(|fd| name(fd).and_then(|name| name.key()) == Some(key)) else { continue };
         // SAFETY: takes integers.
         let flags = unsafe { fcntl(fd, F_GETFL) };
         // SAFETY: takes integers.
