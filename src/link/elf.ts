@@ -4,7 +4,7 @@
 // that the next patch reaches this one's calls too. What the code needs besides is added here: cells that hold addresses
 // (a GOT), jumps to what is more than 2 GiB away (thunks), unwind tables.
 
-import type { ElfPatch, ElfSegment, PatchHead } from '../model.ts';
+import type { Atom, ElfPatch, ElfSegment, PatchHead } from '../model.ts';
 import { meansStart } from '../object/elfparts.ts';
 import { FRAME_INDEX_HEAD, frameIndex, joinFrames, placeFrame } from '../object/frames.ts';
 import {
@@ -76,6 +76,8 @@ interface Chunk {
   readonly bytes: Uint8Array;
 }
 
+/** What the agent gives each thread's pool. */
+const POOL_ALIGNMENT = 64;
 /** jmp *disp32(%rip) */
 const JUMP = [0xff, 0x25, 0, 0, 0, 0];
 const JUMP_FIELD = 2;
@@ -150,8 +152,16 @@ class Emitter {
     this.#apply(atom.name, { address, bytes }, relocations);
     const area = this.#program.areaOf[atom.kind] ?? DATA;
     if (!fresh) this.#writes.push({ address, bytes });
-    else if (area === POOL) this.#threadLocals.push({ offset: address - this.#program.running.poolOffset, bytes });
+    else if (area === POOL) this.#threadLocal(atom, address, bytes);
     else this.#chunk(area, address, bytes);
+  }
+
+  #threadLocal({ name, alignment }: Atom, address: number, bytes: Uint8Array): void {
+    if (alignment > POOL_ALIGNMENT) {
+      throw new Unlinkable(`the new thread-local \`${name}\` is aligned to ${alignment} bytes`);
+    }
+    if (bytes.length === 0) return;
+    this.#threadLocals.push({ offset: address - this.#program.running.poolOffset, bytes });
   }
 
   /** Fills the fields in. `user` is for messages. */
@@ -180,25 +190,20 @@ class Emitter {
     if (notForPatches.test(kind.name)) {
       throw new Unlinkable(`${kind.name} is of code that only the ordinary linker can link`);
     }
-    if (means === 'cell') {
-      const isWhole = kind.number === x86_64.R_X86_64_64.number;
-      return (isWhole ? this.#hostAddress(relocation) : undefined) ?? this.#thunk(value);
-    }
-    const isCall = kind.number === x86_64.R_X86_64_PLT32.number || kind.number === x86_64.R_X86_64_PC32.number;
-    if (isCall && !fitsRelocation(kind, relocationValue(kind, { S: symbol, L: symbol, A, P }))) {
+    // Only what is called may be a thunk: everything else could be data.
+    const isCall = kind.number === x86_64.R_X86_64_PLT32.number;
+    if (means === 'cell') return isCall ? this.#thunk(value) : this.#hostAddress(relocation);
+    if (isCall && !fitsRelocation(kind, relocationValue(kind, { L: symbol, A, P }))) {
       return this.#thunk(this.#cell(symbol));
     }
     return symbol;
   }
 
-  /** The address that the program's cell for it holds, if the libraries tell it. */
-  #hostAddress({ name }: Resolved): number | undefined {
-    try {
-      return name === undefined ? undefined : this.#program.host.address(name);
-    } catch (error) {
-      if (error instanceof Unlinkable) return undefined;
-      throw error;
-    }
+  /** What the program's cell for it holds: as the libraries tell, or a thunk for a function that was chosen at start. */
+  #hostAddress({ name = '', value }: Resolved): number {
+    const found = this.#program.host.lookUp(name);
+    if (found === undefined) throw new Unlinkable(`\`${name}\` is in no library that the program runs with`);
+    return found === 'chosen' ? this.#thunk(value) : found;
   }
 
   #cell(value: number): number {

@@ -31,20 +31,21 @@ export class Host {
     if (name === '__tls_get_addr') return { means: 'address', value: 0, name };
     const cell = this.#cells.get(name);
     if (cell !== undefined) return { means: 'cell', value: cell + this.#running.bias, name };
-    const value = this.address(name);
+    const value = this.lookUp(name);
+    if (value === 'chosen') {
+      throw new Unlinkable(`\`${name}\` is chosen as a program starts, and this one does not use it so far`);
+    }
     return value === undefined ? undefined : { means: 'address', value, name };
   }
 
-  /** By the libraries' own word, in their order. */
-  address(name: string): number | undefined {
+  /** The address by the libraries' own word, in their order; `chosen` for a function that is found by calling one. */
+  lookUp(name: string): number | 'chosen' | undefined {
     this.#exports ??= this.#running.libraries.map(({ path, bytes }) => defaultExports(readElf(bytes(), path)));
     for (const [index, exports] of this.#exports.entries()) {
       const symbol = exports.get(name);
       if (symbol === undefined) continue;
-      if (symbol.type === 'ifunc' || symbol.type === 'tls') {
-        const what = symbol.type === 'tls' ? 'a thread-local of a library' : 'chosen as the program starts';
-        throw new Unlinkable(`\`${name}\` is ${what}, and the program does not use it so far`);
-      }
+      if (symbol.type === 'tls') throw new Unlinkable(`\`${name}\` is a thread-local of a library`);
+      if (symbol.type === 'ifunc') return 'chosen';
       return (this.#running.libraries[index]?.bias ?? 0) + symbol.value;
     }
     return undefined;

@@ -83,7 +83,9 @@ export function goneTypes(
     const info = debugInfo(object);
     for (const name of info?.typeNames ?? []) {
       if (present.has(name) || isVtable(name) || !mayChange(name, isFixed)) continue;
-      gone.set(name, [...new Set([...(gone.get(name) ?? []), ...(info?.typesNamed(name) ?? []).map(digest)])]);
+      gone.set(name, [
+        ...new Set([...(gone.get(name) ?? []), ...(info?.typesNamed(name) ?? []).map((type) => digest(type))]),
+      ]);
     }
     for (const { linkageName, type } of info?.statics ?? []) gone.set(staticKey(linkageName), [type.name]);
   }
@@ -516,19 +518,20 @@ function functionAround(name: string, scope: string, after: readonly ObjectFile[
 const digests = new WeakMap<Type, string>();
 
 /** A type's shape as a short text. Names of fields are left out: they may change. */
-function digest(type: Type): string {
+function digest(type: Type, depth = 0): string {
   const known = digests.get(type);
   if (known !== undefined) return known;
+  if (depth > MAX_DEPTH) return '(deep)';
   digests.set(type, '(circle)');
-  const text = hash(shapeText(type));
+  const text = hash(shapeText(type, depth + 1));
   digests.set(type, text);
   return text;
 }
 
-function shapeText(type: Type): string {
+function shapeText(type: Type, depth: number): string {
   const { kind, name, sizeBytes, alignment, encoding } = type;
   const head = `${kind} ${name} ${sizeBytes} ${alignment} ${encoding}`;
-  const inner = (held: Type): string => (held.kind === 'pointer' || held.kind === 'void' ? held.name : digest(held));
+  const inner = (held: Type): string => (isSimple(held) ? held.name : digest(held, depth));
   const fields = (of: Type): string => of.members.map((field) => `${field.offset}:${inner(field.type)}`).join();
   switch (kind) {
     case 'array':

@@ -5,8 +5,9 @@
 
 import type { ArchiveSource, ObjectFile, ObjectSource } from '../model.ts';
 import { type Archive, readArchive } from '../object/archive.ts';
-import { ELF_MAGIC } from '../object/elf.ts';
+import { ELF_MAGIC, readElf, sectionsOf, SHT_SYMTAB } from '../object/elf.ts';
 import { readElfParts } from '../object/elfparts.ts';
+import { readSymbols } from '../object/elfsymbols.ts';
 import { readObject as readWasmObject } from '../object/linking.ts';
 import { type Definition, definitionOf } from './diff.ts';
 
@@ -67,11 +68,7 @@ export class Library {
   #names(source: ObjectSource): ReadonlySet<string> {
     const known = this.#defined.get(source.name);
     if (known?.stamp === source.stamp) return known.names;
-    const object = this.#objects.get(identity(source)) ?? readObject(source.bytes(), source.name);
-    const names = new Set<string>();
-    for (const symbol of object.symbols) {
-      if (symbol.atom !== undefined && symbol.binding !== 'local') names.add(symbol.name);
-    }
+    const names = definedNames(this.#objects.get(identity(source)), source);
     this.#defined.set(source.name, { stamp: source.stamp, names });
     return names;
   }
@@ -87,8 +84,30 @@ export class Library {
 
 /** In the format that its first bytes tell. */
 function readObject(bytes: Uint8Array, name: string): ObjectFile {
-  const isElf = ELF_MAGIC.every((byte, index) => bytes[index] === byte);
-  return isElf ? readElfParts(bytes, name) : readWasmObject(bytes, name);
+  return isElf(bytes) ? readElfParts(bytes, name) : readWasmObject(bytes, name);
+}
+
+function isElf(bytes: Uint8Array): boolean {
+  return ELF_MAGIC.every((byte, index) => bytes[index] === byte);
+}
+
+/** What an object defines for others, which takes its symbols alone. */
+function definedNames(object: ObjectFile | undefined, { name, bytes }: ObjectSource): Set<string> {
+  const names = new Set<string>();
+  const content = object === undefined ? bytes() : undefined;
+  if (content !== undefined && isElf(content)) {
+    const elf = readElf(content, name);
+    for (const table of sectionsOf(elf, SHT_SYMTAB)) {
+      for (const symbol of readSymbols(elf, table)) {
+        if (typeof symbol.section === 'number' && symbol.binding !== 'local') names.add(symbol.name);
+      }
+    }
+    return names;
+  }
+  for (const symbol of (object ?? readObject(bytes(), name)).symbols) {
+    if (symbol.atom !== undefined && symbol.binding !== 'local') names.add(symbol.name);
+  }
+  return names;
 }
 
 function identity({ name, stamp }: ObjectSource): string {
