@@ -1,5 +1,7 @@
 // A crate's folder in; a running `hotslot serve`, its events and Chromium's pages out. What the benchmark and the
 // generated programs have in common.
+//
+// A native program tells where it listens, as ours do: `listening on http://127.0.0.1:3000`.
 import { spawn, spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
@@ -13,19 +15,25 @@ import { findChromium } from '../dist/build/toolchain.js';
 
 const CLI = fileURLToPath(new URL('../dist/cli.js', import.meta.url));
 const TIMEOUT_MS = 300_000;
+const ANSWERS = ['patch', 'unchanged', 'refused', 'failed', 'reload', 'restart', 'exit'];
+const LISTENING = /^listening on (?:http:\/\/)?(127\.0\.0\.1:\d+)$/;
 
-/** Resolves when the page is served. `nodeFlags` are Node's own, such as `--cpu-prof`. */
+/** Resolves when the page is served, or the program listens. `nodeFlags` are Node's own, such as `--cpu-prof`. */
 export async function serve(directory, { nodeFlags = [], port = 0 } = {}) {
   const started = performance.now();
   const child = spawn(process.execPath, [...nodeFlags, CLI, 'serve', '--json', '--port', String(port)], {
     cwd: directory,
+    env: { ...process.env, PORT: '0' },
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   const exited = new Promise((resolve) => child.once('exit', resolve));
   const events = [];
   let notify;
+  let listening;
   createInterface({ input: child.stdout }).on('line', (line) => {
-    events.push(JSON.parse(line));
+    const event = JSON.parse(line);
+    if (event.event === 'log') listening ??= LISTENING.exec(event.text)?.[1];
+    events.push(event);
     notify?.();
   });
 
@@ -47,15 +55,15 @@ export async function serve(directory, { nodeFlags = [], port = 0 } = {}) {
   }
 
   /**
-   * What becomes of an edit of all these paths: `patch`, `unchanged`, `refused`, `failed`, or the `reload` that a new
-   * base brings. An edit that the watcher saw in two parts has two answers; the last one counts.
+   * What becomes of an edit of all these paths: `patch`, `unchanged`, `refused`, `failed`, or the `reload` or `restart`
+   * that a new base brings. An edit that the watcher saw in two parts has two answers; the last one counts.
    */
   async function answer(paths) {
     const missing = new Set(paths);
     return next((event) => {
       if (event.event === 'log' && event.text.startsWith('bug in hotslot')) throw new Error(event.text);
       if (event.event === 'change') for (const path of event.paths) missing.delete(path);
-      return missing.size === 0 && ['patch', 'unchanged', 'refused', 'failed', 'reload'].includes(event.event);
+      return missing.size === 0 && ANSWERS.includes(event.event);
     });
   }
 
@@ -63,13 +71,17 @@ export async function serve(directory, { nodeFlags = [], port = 0 } = {}) {
     if (event === 'failed') throw new Error(diagnostics.map(({ rendered, text }) => rendered ?? text).join('\n'));
     return event === 'ready';
   });
+  const readyMs = performance.now() - started;
+  if (url === undefined && listening === undefined) await next(() => listening !== undefined);
   return {
-    url,
-    /** From spawning the process to the served page. */
-    readyMs: performance.now() - started,
+    url: url ?? `http://${listening}/`,
+    /** Of the page, or of the program. */
+    port: Number(new URL(url ?? `http://${listening}/`).port),
+    /** From spawning the process to the served page or the running program. */
+    readyMs,
     next,
     answer,
-    residentMb: () => Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${child.pid}/status`, 'utf8'))[1]) / 1024,
+    residentMb: () => residentKb(child.pid) / 1024,
     close: async () => {
       child.kill('SIGTERM');
       await exited;
@@ -77,7 +89,12 @@ export async function serve(directory, { nodeFlags = [], port = 0 } = {}) {
   };
 }
 
-/** `hotslot build`: what wasm-bindgen makes of the crate, with nothing of hotslot in it. */
+/** Memory of a process that is in use, as `ps` shows it. */
+export function residentKb(pid) {
+  return Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))[1]);
+}
+
+/** `hotslot build`: what cargo, and for a page wasm-bindgen, makes of the crate, with nothing of hotslot in it. */
 export function build(directory, outDir) {
   const { status, stdout, stderr } = spawnSync(process.execPath, [CLI, 'build', '--out-dir', outDir], {
     cwd: directory,
