@@ -10,7 +10,19 @@ import { DebugInfo } from '../src/object/dwarf.ts';
 import type { DebugFile } from '../src/object/dwarfsections.ts';
 import { writeSigned, writeUnsigned } from '../src/object/leb128.ts';
 
-const TAG = { compile_unit: 0x11, structure_type: 0x13, base_type: 0x24, member: 0x0d, type_unit: 0x41 };
+const TAG = {
+  compile_unit: 0x11,
+  structure_type: 0x13,
+  base_type: 0x24,
+  member: 0x0d,
+  type_unit: 0x41,
+  formal_parameter: 0x05,
+  subroutine_type: 0x15,
+  lexical_block: 0x0b,
+  inlined_subroutine: 0x1d,
+  subprogram: 0x2e,
+  namespace: 0x39,
+};
 const AT = {
   name: 0x03,
   byte_size: 0x0b,
@@ -18,6 +30,7 @@ const AT = {
   type: 0x49,
   signature: 0x69,
   str_offsets_base: 0x72,
+  linkage_name: 0x6e,
 };
 const UNKNOWN_AT = 0x3ffe;
 const string = 0x08;
@@ -334,6 +347,38 @@ describe('types that no program has', () => {
     const [info] = unit(chain);
     expect(info.length).toBe(12 + 1 + size * 600 + 1);
     expect(reason(chain)).toContain('is too deep to compare');
+  });
+});
+
+test('function types that take and return each other, without a name', () => {
+  const HEADER = 12;
+  // A pair that name each other twice: described in full, each level would be twice as long as the next.
+  const parameter = (place: number): Die => ({
+    tag: TAG.formal_parameter,
+    attributes: [[AT.type, ref4, little(place, 4)]],
+  });
+  const size = 1 + 2 * 5 + 1;
+  const pair = [0, 1].map((index): Die => {
+    const other = HEADER + 1 + size * (1 - index);
+    return { tag: TAG.subroutine_type, attributes: [], children: [parameter(other), parameter(other)] };
+  });
+  const member: Die = { tag: TAG.member, attributes: [[AT.type, ref4, little(HEADER + 1, 4)]] };
+  const [type] = read([...pair, { ...named(TAG.structure_type, 'S'), children: [member] }]).typesNamed('S');
+  expect(type?.members[0]?.type.name).toBe('fn(fn(…, …) -> (), fn(…, …) -> ()) -> ()');
+});
+
+test('a type in a block of a function belongs to what the function is in', () => {
+  const block: Die = { tag: TAG.lexical_block, attributes: [], children: [named(TAG.structure_type, 'S')] };
+  const parameter: Die = { tag: TAG.formal_parameter, attributes: [] };
+  const inlined: Die = { tag: TAG.inlined_subroutine, attributes: [], children: [parameter] };
+  const linked: Attribute = [AT.linkage_name, string, text('f')];
+  const body: Die = { ...named(TAG.subprogram, 'f', linked), children: [parameter, inlined, block] };
+  const info = read([{ ...named(TAG.namespace, 'app'), children: [body] }]);
+  expect([...info.typeNames]).toEqual(['app::S']);
+  expect(info.functions.get('f')).toMatchObject({
+    name: 'app::f',
+    parameters: [{ name: '()' }],
+    result: { name: '()' },
   });
 });
 

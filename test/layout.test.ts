@@ -244,6 +244,12 @@ const cases: readonly Case[] = [
     refused: `\`CASE::S\` has the field \`0: u32\`, which was \`core::num::nonzero::NonZero<u32>\`; ${REMAINS}`,
   },
   {
+    name: 'tag_of_another_size',
+    before: '#[repr(u8)] pub enum E { A(u32), B } pub fn user(e: &E) -> usize { size_of_val(e) }',
+    after: '#[repr(u16)] pub enum E { A(u32), B } pub fn user(e: &E) -> usize { size_of_val(e) }',
+    refused: `\`CASE::E\` has another way to tell its variants apart now; ${REMAINS}`,
+  },
+  {
     name: 'data_in_a_plain_enum',
     before: 'pub enum E { A, B } pub fn user(e: &E) -> usize { size_of_val(e) }',
     after: 'pub enum E { A, B(u8) } pub fn user(e: &E) -> usize { size_of_val(e) }',

@@ -63,7 +63,8 @@ export interface StaticType {
   readonly type: Type;
 }
 
-/** Types that no program gets this deep: a chain that long is a circle in a damaged file. */
+/** Of a description within another: of types without a name that hold types without a name, only damaged files have more. */
+const MAX_LENGTH = 4096;
 const MAX_DEPTH = 64;
 
 const kinds: ReadonlyMap<number, TypeKind> = new Map<number, TypeKind>([
@@ -164,7 +165,12 @@ export class Type {
     if (name !== undefined) return this.#info.qualified(this.#unit, this.#index, name);
     if (this.kind === 'void') return '()';
     if (depth > MAX_DEPTH) return '…';
-    const nested = (type: Type): string => type.#name ?? type.#describe(depth + 1);
+    // In a circle, what is around is not told again.
+    this.#name = '…';
+    const nested = (type: Type): string => {
+      const text = type.#name ?? (type.#name = type.#describe(depth + 1));
+      return text.length > MAX_LENGTH ? '…' : text;
+    };
     switch (this.kind) {
       case 'pointer':
         return `*${nested(this.target)}`;

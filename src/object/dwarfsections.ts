@@ -87,7 +87,9 @@ export class Strings {
     const [found] = this.#file.sections('.debug_str_offsets');
     if (found === undefined) throw new MalformedError(this.#file.name, 0, 'a section .debug_str_offsets', 'none');
     const offsets = (this.#offsets ??= new UnitSection(this.#file, found, 0));
-    offsets.reader.position = Math.min(base + index * encoding.offsetSize, found.bytes.length);
+    const at = base + index * encoding.offsetSize;
+    if (!(at >= 0 && at < found.bytes.length)) offsets.reader.fail('the offset of a name', `index ${index}`, 0);
+    offsets.reader.position = at;
     return this.at('.debug_str', offsets.readOffset(encoding, 'the offset of a name'));
   }
 }
