@@ -1,6 +1,6 @@
 // test/fixtures/harbor under `hotslot serve` and under load, patched again and again. Out: what its clients notice of it.
 //
-// A worker asks for what the patched functions say, thousands of times a second over connections that stay open. A
+// A child process asks for what the patched functions say, thousands of times a second over connections that stay open. A
 // WebSocket, an event stream and a TCP connection are open throughout; each patch changes what all of them say. The next
 // edit is made when a patch has been seen by the load, the WebSocket and the TCP connection; the event stream goes at its
 // own pace. So every version is observed, and no connection may see an older one after a newer one.
@@ -8,12 +8,13 @@
 //   requests, failed, max_latency_ms   of the load: each answer is looked at, and counts as failed when it is not one
 //   dropped_sockets                    of all connections, those that ended before we closed them
 //   resident_growth_kb_per_patch       of the program's memory, from the first patch under load to the last
+import { fork } from 'node:child_process';
 import { cpSync, mkdirSync, readFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { Worker } from 'node:worker_threads';
-import WebSocket from 'ws';
+import { fileURLToPath } from 'node:url';
+import { WebSocket } from 'ws';
 
 import { apply, ROOT } from './copies.js';
 import { hundredths } from './figures.js';
@@ -24,13 +25,13 @@ import { residentKb, serve } from './serve.js';
 const PER_SECOND = 6000;
 const CONNECTIONS = 24;
 const FILE = 'src/main.rs';
-/** What `greeting`, `reply`, `wave` and `echo` say, and where the version goes. */
-const EDITS = [
-  ['"a calm harbour"', (version) => `"a calm harbour, version ${version}"`],
-  ['"aye {count}: {text}"', (version) => `"aye {count}: {text}, version ${version}"`],
-  ['"wave {count}"', (version) => `"wave {count}, version ${version}"`],
-  ['"echo {count}: {line}\\n"', (version) => `"echo {count}: {line}, version ${version}\\n"`],
-];
+/** What `greeting`, `reply`, `wave` and `echo` say, and what they are to say. */
+const EDITS = {
+  '"a calm harbour"': '"a calm harbour, version N"',
+  '"aye {count}: {text}"': '"aye {count}: {text}, version N"',
+  '"wave {count}"': '"wave {count}, version N"',
+  '"echo {count}: {line}\\n"': '"echo {count}: {line}, version N\\n"',
+};
 
 /** `name` is that of the folder below .cache which the crate is copied to. */
 export async function patchUnderLoad({ patches, name = 'bench', progress = () => {} }) {
@@ -83,31 +84,31 @@ export async function patchUnderLoad({ patches, name = 'bench', progress = () =>
 }
 
 function sourceOf(original, version) {
-  const text = EDITS.reduce((edited, [from, to]) => {
-    if (edited.split(from).length !== 2) throw new Error(`expected ${from} once in the harbour's ${FILE}`);
-    return edited.replace(from, () => to(version));
-  }, original);
+  let text = original;
+  for (const [from, to] of Object.entries(EDITS)) {
+    if (text.split(from).length !== 2) throw new Error(`expected ${from} once in the harbour's ${FILE}`);
+    text = text.replace(from, to.replace('version N', `version ${version}`));
+  }
   return { file: FILE, text };
 }
 
 async function openLoad(port) {
-  const worker = new Worker(new URL('requests.js', import.meta.url), {
-    workerData: {
-      port,
-      path: '/greet',
-      perSecond: PER_SECOND,
-      connections: CONNECTIONS,
-      answer: /^a calm harbour, version (\d+)$/.source,
-    },
-  });
+  const options = {
+    port,
+    path: '/greet',
+    perSecond: PER_SECOND,
+    connections: CONNECTIONS,
+    answer: /^a calm harbour, version (\d+)$/.source,
+  };
+  const child = fork(fileURLToPath(new URL('requests.js', import.meta.url)), [JSON.stringify(options)]);
   const versions = new Versions();
   const failures = [];
   let finish;
   const finished = new Promise((resolve, reject) => {
     finish = resolve;
-    worker.once('error', reject);
+    child.once('exit', (code) => reject(new Error(`the load ended with ${code}`)));
   });
-  worker.on('message', ({ version, error, ...figures }) => {
+  child.on('message', ({ version, error, ...figures }) => {
     if (error !== undefined) failures.push(error);
     else if (version !== undefined) versions.add(version);
     else finish(figures);
@@ -116,7 +117,7 @@ async function openLoad(port) {
     failures,
     sees: (version) => Promise.race([versions.reach(version), finished]),
     stop() {
-      worker.postMessage('stop');
+      child.send('stop');
       return finished;
     },
   };
@@ -183,7 +184,7 @@ async function openWebSocket(port) {
     () => socket.terminate(),
     () => socket.send('ahoy'),
   );
-  socket.on('message', (data) => stream.hear(String(data)));
+  socket.addEventListener('message', ({ data }) => stream.hear(data));
   socket.on('close', () => stream.end());
   await new Promise((resolve, reject) => socket.once('open', resolve).once('error', reject));
   return stream;

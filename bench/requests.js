@@ -1,12 +1,11 @@
-// A worker. In: a server's port, a path, a rate, and what answers look like. Out: how many requests went well and how long
+// A child process. In: a server's port, a path, a rate, and what answers look like. Out: how many requests went well and how long
 // the slowest took; and, as soon as it is seen, each new version that the answers tell.
 //
 // A program of its own rather than one from the registry, because those count bytes and statuses, while here each answer
 // must be looked at: on no connection may an older version follow a newer one.
-import { parentPort, workerData } from 'node:worker_threads';
 import { Connection } from './http.js';
 
-const { port, path, perSecond, connections, answer } = workerData;
+const { port, path, perSecond, connections, answer } = JSON.parse(process.argv[2]);
 const TICK_MS = 1;
 
 const pattern = new RegExp(answer);
@@ -21,15 +20,16 @@ const timer = setInterval(() => {
   const due = ((performance.now() - started) / 1000) * perSecond;
   // What could not be sent because all wait for answers is not made up for.
   sent = Math.max(sent, Math.floor(due) - idle.length);
-  for (; sent < due && idle.length > 0; sent++) void ask(idle.shift());
+  for (; sent < due && idle.length > 0; sent++) ask(idle.shift());
 }, TICK_MS);
 
-parentPort.once('message', async () => {
+process.once('message', async () => {
   clearInterval(timer);
   const seconds = (performance.now() - started) / 1000;
   await Promise.all(busy);
   for (const { client } of idle) client.close();
-  parentPort.postMessage({ requests: answered + failed, failed, dropped, slowestMs, seconds });
+  process.send({ requests: answered + failed, failed, dropped, slowestMs, seconds });
+  process.disconnect();
 });
 
 function ask(connection) {
@@ -50,11 +50,11 @@ async function answerOf(connection) {
     idle.push(connection);
     if (version > newest) {
       newest = version;
-      parentPort.postMessage({ version });
+      process.send({ version });
     }
   } catch (error) {
     failed++;
-    parentPort.postMessage({ error: error.message });
+    process.send({ error: error.message });
     if (client.isOpen) idle.push(connection);
     else {
       dropped++;
