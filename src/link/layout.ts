@@ -67,7 +67,7 @@ export function layoutRefusal(
 /**
  * Types of the old objects that the new ones of the same name describe no more, and the old objects' statics: what to
  * remember until the program ends, once the patch is applied. Newer entries replace older ones of the same name. With
- * the edit's changes known, objects that it left as they were are not read.
+ * the edit's changes known, objects that it left as they were are not read. Throws MalformedError.
  */
 export function goneTypes(
   before: readonly ObjectFile[],
@@ -101,6 +101,7 @@ function definesAllOf(now: ObjectFile, old: ObjectFile): boolean {
 /**
  * What a function takes and returns, with the shapes of what it takes by value: `(u32, &app::State)->app::Area#16:…`.
  * Equal texts: a caller compiled for one may call the other. Undefined when the object does not describe the function.
+ * Throws MalformedError.
  */
 export function signatureOf(object: ObjectFile, linkageName: string): string | undefined {
   const described = debugInfo(object)?.functions.get(linkageName);
