@@ -197,10 +197,15 @@ class RunningSession<P extends Patch> implements Session {
     const sources = [...build.objects, ...build.archives];
     const next = (): void => {
       const source = sources.shift();
-      if (source === undefined || this.#closed) return;
-      if (this.#building === undefined) linker.warm(source);
-      else sources.push(source);
-      setTimeout(next, this.#building === undefined ? 0 : 50);
+      if (source === undefined || this.#closed || this.#running?.linker !== linker) return;
+      const isIdle = this.#building === undefined;
+      try {
+        if (isIdle) linker.warm(source);
+        else sources.push(source);
+      } catch (error) {
+        return this.#reportBug(error);
+      }
+      setTimeout(next, isIdle ? 0 : 50);
     };
     setTimeout(next, 0);
   }
@@ -314,9 +319,13 @@ class RunningSession<P extends Patch> implements Session {
   /** Steps never overlap. A step that throws has a bug; it is reported, and the session goes on. */
   #enqueue(step: () => Promise<void>): Promise<void> {
     this.#queue = this.#queue.then(step).catch((error: unknown) => {
-      this.#report({ event: 'log', level: 'error', text: `bug in hotslot: ${explain(error)}` });
+      this.#reportBug(error);
     });
     return this.#queue;
+  }
+
+  #reportBug(error: unknown): void {
+    this.#report({ event: 'log', level: 'error', text: `bug in hotslot: ${explain(error)}` });
   }
 
   /** Runs a part of a step that a newer edit may cut off; undefined when one did. The edit then belongs to the newer one. */

@@ -32,7 +32,7 @@ import { askMetadata, cargoFiles, type CargoOptions, type Package, featureFlags,
 import { recall, remember } from './memory.ts';
 import type { Platform } from './platform.ts';
 import { type RustcResult, runRustc } from './rustc.ts';
-import { type Linked, readLinked } from './store.ts';
+import { copyLink, type Linked, readLinked } from './store.ts';
 import { type Linker, type Toolchain, linkerOf } from './rust.ts';
 import { type Watched, type Watcher, watch } from './watch.ts';
 
@@ -637,9 +637,13 @@ class CargoBuilder implements Builder {
     return mkdtempSync(join(this.#paths.links, `${process.pid}-`));
   }
 
+  /** Of an earlier start, it is made our own: a hotslot that still runs beside us removes its folders as it goes on. */
   #lastLink(): string | undefined {
     const folder = readIfThere(this.#paths.last);
-    return folder !== undefined && existsSync(join(folder, 'line')) ? folder : undefined;
+    if (folder === undefined || !existsSync(join(folder, 'line'))) return undefined;
+    if (basename(dirname(folder)).startsWith(`${process.pid}-`)) return folder;
+    const own = join(this.#newStore(), basename(folder));
+    return copyLink(folder, own) ? own : undefined;
   }
 
   /** One run at a time, also when the one before was aborted: it rejects only after its processes are gone. */

@@ -2,7 +2,18 @@
 // as long as the folder stands, whatever rustc writes afterwards.
 
 import { createHash } from 'node:crypto';
-import { closeSync, copyFileSync, existsSync, linkSync, openSync, readFileSync, readSync, statSync } from 'node:fs';
+import {
+  closeSync,
+  copyFileSync,
+  existsSync,
+  linkSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  statSync,
+} from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { ArchiveSource, ObjectSource } from '../model.ts';
@@ -74,6 +85,19 @@ export function readLinked(path: string, editable: ReadonlySet<string>, platform
       .slice(0, -1)
       .map((argument) => (kept.has(argument) ? join(path, basename(argument)) : argument));
   return { folder, args, objects: [...brings.values()].flat(), brings, archives };
+}
+
+/** Keeps a link's files in a folder of their own. False when they were removed meanwhile. */
+export function copyLink(from: string, to: string): boolean {
+  mkdirSync(to);
+  try {
+    for (const entry of readdirSync(from, { withFileTypes: true }))
+      if (entry.isFile()) keep(join(from, entry.name), join(to, entry.name));
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false;
+    throw error;
+  }
 }
 
 /** The arguments, each with a NUL behind it, without the shell and the script that they were given to. */

@@ -44,7 +44,10 @@ export function readFrames(bytes: Uint8Array, relocations: readonly Relocation[]
     const cie = cies.get(start - distance) ?? reader.fail('the CIE of an unwind record', 'none', start);
     const code = own.find(({ offset }) => offset === CODE_FIELD);
     if (code === undefined) continue;
-    frames.push({ cie, fde: { bytes: content, relocations: own.filter((one) => one !== code) }, code });
+    // The distance says where the entry lies, which is for whoever places it: two entries that differ in that are equal.
+    const fde = content.slice();
+    fde.fill(0, 0, CODE_FIELD);
+    frames.push({ cie, fde: { bytes: fde, relocations: own.filter((one) => one !== code) }, code });
   }
   return frames;
 }
