@@ -152,6 +152,7 @@ export class Harbor {
         createInterface({ input: response }).on('line', (text) => {
           if (text.startsWith('data: ')) line.push(text.slice('data: '.length));
         });
+        response.on('error', (error) => line.end(error.message));
         response.once('close', () => line.end('closed'));
         open(line);
       });
