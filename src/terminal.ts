@@ -38,8 +38,10 @@ export function openTerminal(options: TerminalOptions): Terminal {
   const colours = picocolors.createColors(options.colours);
   /** Width of the live line on the screen now; 0 when there is none. */
   let drawn = 0;
-  /** Is there a program that a failure leaves alone? */
-  let running = false;
+  /** Programs that a failure leaves alone, and where each is: in pages, or in a process. */
+  const running = new Map<string | undefined, 'page' | 'program'>();
+  /** Of several programs, the one that the event is about. */
+  let about = '';
   /** Without a live line: which quarter of the build was last printed, and its text. */
   let printed = { quarter: -1, text: '' };
 
@@ -52,7 +54,7 @@ export function openTerminal(options: TerminalOptions): Terminal {
     options.write(`${text}\n`);
   };
   const line = (paint: (text: string) => string, label: string, text: string): void =>
-    lines(`${paint(label.padStart(LABEL_WIDTH))}  ${indented(text)}`);
+    lines(`${paint(label.padStart(LABEL_WIDTH))}  ${about}${indented(text)}`);
   const draw = (label: string, text: string): void => {
     wipe();
     const room = options.columns - INDENT.length - 1;
@@ -108,7 +110,7 @@ export function openTerminal(options: TerminalOptions): Terminal {
       names(event.functions),
       bytes(event.bytes),
       `${duration(event.totalMs)} ${split}`,
-      event.clients === 0 ? 'no page open' : counted(event.clients, 'page'),
+      ...(running.get(event.program) === 'program' ? [] : [pagesOf(event.clients)]),
     ];
     line(colours.green, `Patch ${event.version}`, parts.join(colours.dim(' · ')));
     event.warnings.forEach(diagnostic);
@@ -116,11 +118,12 @@ export function openTerminal(options: TerminalOptions): Terminal {
 
   const report = (event: Event): void => {
     if (event.event !== 'progress') printed = { quarter: -1, text: '' };
+    about = event.program === undefined || event.event === 'exit' ? '' : colours.dim(`${event.program}: `);
     switch (event.event) {
       case 'ready':
-        running = true;
+        running.set(event.program, event.url === undefined ? 'program' : 'page');
         line(colours.green, 'Ready', `in ${duration(event.ms)}`);
-        return lines(`${INDENT}${colours.bold(event.url)}\n`);
+        return event.url === undefined ? undefined : lines(`${INDENT}${colours.bold(event.url)}\n`);
       case 'change': {
         const text = event.paths.map(path).join(', ');
         return options.live ? draw('Building', text) : line(colours.cyan, 'Changed', text);
@@ -139,7 +142,8 @@ export function openTerminal(options: TerminalOptions): Terminal {
       case 'failed': {
         event.diagnostics.forEach(diagnostic);
         const errors = event.diagnostics.filter((value) => value.severity === 'error').length;
-        const rest = running ? 'the page goes on with the code it has' : 'waiting for an edit that mends it';
+        const place = running.get(event.program);
+        const rest = place ? `the ${place} goes on with the code it has` : 'waiting for an edit that mends it';
         return line(colours.red, 'Failed', `${counted(errors, 'error')}; ${rest}`);
       }
       case 'reload':
@@ -180,6 +184,10 @@ const REMEDY = {
 
 function unknown(event: never): never {
   throw new Error(`no line for the event ${JSON.stringify(event)}`);
+}
+
+function pagesOf(clients: number): string {
+  return clients === 0 ? 'no page open' : counted(clients, 'page');
 }
 
 /** `counter::label, counter::render +3 more`. */
