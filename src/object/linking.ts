@@ -46,8 +46,7 @@ export function readObject(bytes: Uint8Array, name: string): ObjectFile & Debugg
   }
   const functions = code.map((body, index): Atom => {
     const functionIndex = scope.importCount('function') + index;
-    const comdat = comdats.function.get(functionIndex);
-    return {
+    const atom: Atom = {
       index,
       name: names.get(index) ?? `function[${index}]`,
       kind: 'code',
@@ -56,15 +55,15 @@ export function readObject(bytes: Uint8Array, name: string): ObjectFile & Debugg
       alignment: 1,
       relocations: relocations.code[index] ?? [],
       signature: scope.signatureOf(functionIndex),
-      ...(comdat !== undefined && { comdat }),
     };
+    const comdat = comdats.function.get(functionIndex);
+    return comdat === undefined ? atom : { ...atom, comdat };
   });
   const segments = data.map((segment, index): Atom => {
     const info = linking.segments[index] ?? { name: '', alignmentLog2: 0, flags: 0 };
     const own = relocations.data[index] ?? [];
     const kind = atomKind(info, segment, own);
-    const comdat = comdats.data.get(index);
-    return {
+    const atom: Atom = {
       index: code.length + index,
       name: info.name,
       kind,
@@ -72,8 +71,9 @@ export function readObject(bytes: Uint8Array, name: string): ObjectFile & Debugg
       sizeBytes: segment.bytes.length,
       alignment: 2 ** info.alignmentLog2,
       relocations: own,
-      ...(comdat !== undefined && { comdat }),
     };
+    const comdat = comdats.data.get(index);
+    return comdat === undefined ? atom : { ...atom, comdat };
   });
   return {
     name,
@@ -184,35 +184,39 @@ class Scope {
     return signature ?? this.#fail('a function with a type', `function ${functionIndex}`);
   }
 
+  /** Each kind of symbol as one literal: objects have thousands, and spreading one into another costs microseconds. */
   symbol(entry: SymbolEntry): Symbol {
-    const { flags } = entry;
-    const base = {
-      kind: entry.kind,
-      binding: flags & SYMBOL_LOCAL ? 'local' : flags & SYMBOL_WEAK ? 'weak' : 'global',
-      offset: 0,
-      sizeBytes: 0,
-      exported: (flags & SYMBOL_EXPORTED) !== 0,
-    } as const;
-    if (entry.kind === 'section') return { ...base, name: this.#sectionName(entry.section) };
-    if (entry.kind === 'data') {
+    const { flags, kind } = entry;
+    const binding = flags & SYMBOL_LOCAL ? 'local' : flags & SYMBOL_WEAK ? 'weak' : 'global';
+    const exported = (flags & SYMBOL_EXPORTED) !== 0;
+    if (kind === 'section') {
+      return { kind, binding, exported, name: this.#sectionName(entry.section), offset: 0, sizeBytes: 0 };
+    }
+    if (kind === 'data') {
       const { name, place } = entry;
-      if (place === undefined) return { ...base, name };
+      if (place === undefined) return { kind, binding, exported, name, offset: 0, sizeBytes: 0 };
       const { segment, offset, sizeBytes } = place;
-      if (flags & SYMBOL_ABSOLUTE) return { ...base, name, offset, sizeBytes, isAbsolute: true };
+      if (flags & SYMBOL_ABSOLUTE) return { kind, binding, exported, name, offset, sizeBytes, isAbsolute: true };
       const length = this.#dataSegments[segment]?.bytes.length;
       if (length === undefined || offset > length) this.#fail(`a place for ${name}`, `segment ${segment} + ${offset}`);
-      return { ...base, name, atom: this.#bodies.length + segment, offset, sizeBytes };
+      return { kind, binding, exported, name, offset, sizeBytes, atom: this.#bodies.length + segment };
     }
-    const imported = this.#imports.get(entry.kind)?.[entry.index];
-    const name = entry.name ?? imported?.name ?? this.#fail('an imported symbol', `${entry.kind} ${entry.index}`);
-    const typed = entry.kind === 'function' ? { signature: this.signatureOf(entry.index) } : undefined;
+    const imported = this.#imports.get(kind)?.[entry.index];
+    const name = entry.name ?? imported?.name ?? this.#fail('an imported symbol', `${kind} ${entry.index}`);
+    if (imported === undefined && flags & SYMBOL_UNDEFINED) this.#fail('an import', `${kind} ${entry.index}`);
+    if (kind !== 'function') {
+      if (imported === undefined) return { kind, binding, exported, name, offset: 0, sizeBytes: 0 };
+      const { name: importName, module: importModule } = imported;
+      return { kind, binding, exported, name, offset: 0, sizeBytes: 0, importName, importModule };
+    }
+    const signature = this.signatureOf(entry.index);
     if (imported !== undefined) {
-      return { ...base, name, ...typed, importName: imported.name, importModule: imported.module };
+      const { name: importName, module: importModule } = imported;
+      return { kind, binding, exported, name, offset: 0, sizeBytes: 0, signature, importName, importModule };
     }
-    if (flags & SYMBOL_UNDEFINED) this.#fail('an import', `${entry.kind} ${entry.index}`);
-    if (entry.kind !== 'function') return { ...base, name };
     const atom = entry.index - this.importCount('function');
-    return { ...base, name, ...typed, atom, sizeBytes: this.#bodies[atom]?.length ?? 0 };
+    const sizeBytes = this.#bodies[atom]?.length ?? 0;
+    return { kind, binding, exported, name, offset: 0, sizeBytes, signature, atom };
   }
 
   #sectionName(index: number): string {
@@ -245,6 +249,8 @@ function relocationsByAtom(
       return fail('the index of the code or data section', `section ${index}`);
     }
     const views = target.kind === 'code' ? target.bodies : target.segments.map(({ bytes }) => bytes);
+    const begins = views.map((view) => start(view) - (target.offset ?? 0));
+    const ends = views.map((view, at) => (begins[at] ?? 0) + view.length);
     const byView: Relocation[][] = views.map(() => []);
     let position = 0;
     for (const relocation of relocations) {
@@ -254,11 +260,9 @@ function relocationsByAtom(
       if (named === 'type' ? symbol >= signatureCount : named !== 'any' && named !== targetKind) {
         fail(`a ${named} for ${name}`, targetKind === undefined ? `symbol ${symbol}` : `${targetKind} ${symbol}`);
       }
-      const endOf = (view: Uint8Array): number => start(view) - (target.offset ?? 0) + view.length;
-      let view = views[position];
-      while (view !== undefined && offset >= endOf(view)) view = views[++position];
-      const within = view === undefined ? -1 : offset - (endOf(view) - view.length);
-      if (view === undefined || within < 0 || within + width > view.length) {
+      while (position < ends.length && offset >= (ends[position] ?? 0)) position++;
+      const within = offset - (begins[position] ?? Infinity);
+      if (within < 0 || offset + width > (ends[position] ?? 0)) {
         return fail(`${name} inside the ${target.kind} section`, `offset ${offset}`);
       }
       byView[position]?.push({ offset: within, kind, symbol, addend: relocation.addend });
