@@ -266,6 +266,7 @@ class RunningSession<P extends Patch> implements Session {
     const refused = receipts.find((receipt) => !receipt.applied);
     if (refused?.applied === false) {
       this.#backend.abandon(patch, refused.reason);
+      linker.abandon(outcome.draft);
       this.#report({ event: 'undo', version: patch.version, reason: refused.reason });
       const reason = `${this.#backend.nameOf(refused.client)} could not apply it: ${refused.reason}`;
       return this.#refuse(build, { reason, remedy: linker.remedy });

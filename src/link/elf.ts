@@ -57,7 +57,7 @@ export function elfTarget(program: ElfProgram): Target<ElfPatch> {
     describes: () => undefined,
     layout: {
       refusal: (before, after, changes, gone) => layoutRefusal(before, after, changes, { gone, isFixed }),
-      gone: (before, after) => goneTypes(before, after, { isFixed }),
+      gone: (before, after, changes) => goneTypes(before, after, { isFixed, changes }),
       signatureOf: ({ object, symbol }) => signatureOf(object, symbol.name),
     },
     emit: (head, plan, draft) => new Emitter(program, plan, draft).emit(head),

@@ -131,7 +131,7 @@ class Link {
       const exports = this.#companion !== undefined && this.#imports.length > 0 ? this.#exports(this.#companion) : {};
       this.#drain();
       if (this.#unresolved.size > 0) return { kind: 'unresolved', names: [...this.#unresolved] };
-      if (this.#target.layout !== undefined) this.#draft.gone = this.#target.layout.gone(before, after);
+      if (this.#target.layout !== undefined) this.#draft.gone = this.#target.layout.gone(before, after, changes);
       if (this.#functions.length === 0 && this.#data.length === 0) {
         return { kind: 'unchanged', draft: this.#draft, warnings: this.#warnings };
       }

@@ -39,6 +39,11 @@ export class Linker<P extends Patch> {
     this.#library.keep(Array.from(this.program.objects.values(), ({ source }) => source));
   }
 
+  /** The patch was taken back. */
+  abandon(draft: Draft): void {
+    this.program.abandon(draft);
+  }
+
   /** Does work ahead that the first edit would otherwise wait for. */
   warm(source: ObjectSource | ArchiveSource): void {
     this.#library.warm(source);

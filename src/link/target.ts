@@ -101,7 +101,11 @@ export interface LayoutRules {
     gone: TypeDigests,
   ) => Refusal | undefined;
   /** What is to be remembered of types when a patch is applied. */
-  readonly gone: (before: readonly ObjectFile[], after: readonly ObjectFile[]) => TypeDigests;
+  readonly gone: (
+    before: readonly ObjectFile[],
+    after: readonly ObjectFile[],
+    changes: readonly Change[],
+  ) => TypeDigests;
   /** What a function takes and returns; undefined when nothing tells. */
   readonly signatureOf: (definition: Definition) => string | undefined;
 }
