@@ -31,6 +31,7 @@ import type { Inquiry } from './inquiry.ts';
 import { askMetadata, cargoFiles, type CargoOptions, type Package, featureFlags, findPackage } from './package.ts';
 import { recall, remember } from './memory.ts';
 import type { Platform } from './platform.ts';
+import { standBy } from './process.ts';
 import { type RustcResult, runRustc } from './rustc.ts';
 import { copyLink, type Linked, readLinked } from './store.ts';
 import { type Linker, type Toolchain, linkerOf } from './rust.ts';
@@ -197,6 +198,8 @@ class CargoBuilder implements Builder {
   }
 
   base(signal: AbortSignal): Promise<Build | BuildFailure> {
+    // Beside the first build, for the first edit.
+    setImmediate(standBy);
     // Compiled beside the first build; whether that went well is asked when it is linked.
     if (this.platform === 'native') this.#agent().catch(() => undefined);
     return this.#exclusive(signal, async (either) => {
@@ -543,12 +546,13 @@ class CargoBuilder implements Builder {
       }
     };
     // Settled as a whole: one that was killed must not leave another writing.
-    const all = Promise.allSettled(units.map(build)).then((ends) =>
-      ends.map((end) => {
+    const all = Promise.allSettled(units.map(build)).then((ends) => {
+      standBy();
+      return ends.map((end) => {
         if (end.status === 'rejected') throw end.reason;
         return end.value;
-      }),
-    );
+      });
+    });
     this.#rest = all.catch(() => undefined);
     const isLinked = await Promise.race([linked.opened, all.then(() => false)]);
     signal.removeEventListener('abort', abort);

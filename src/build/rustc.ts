@@ -48,6 +48,7 @@ export async function runRustc(unit: Unit, options: RustcRun, signal: AbortSigna
     signal,
     onStderr: read,
     ...(options.onLinked && { onNotify: options.onLinked }),
+    isUrgent: true,
   });
   if (status !== 0 && errors.length === 0)
     errors.push({ severity: 'error', text: `rustc ended with status ${status}`, notes: other });
