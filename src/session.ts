@@ -101,6 +101,8 @@ class RunningSession<P extends Patch> implements Session {
   #stopWatching: (() => Promise<void>) | undefined;
   /** Steps run one after the other; this is the end of the queue. */
   #queue: Promise<void> = Promise.resolve();
+  /** How many there are in it. */
+  #steps = 0;
   /** Paths of edits that no step has taken yet. */
   #pending: Edit | undefined;
   #building: AbortController | undefined;
@@ -192,13 +194,13 @@ class RunningSession<P extends Patch> implements Session {
     if (this.#waiting !== undefined) await this.#publish(this.#waiting);
   }
 
-  /** Reads in idle moments what the first edit would otherwise wait for. */
+  /** Reads what the first edit would otherwise wait for, when nothing else is to be done. */
   #warm(linker: Linker<P>, build: Build): void {
     const sources = [...build.objects, ...build.archives];
     const next = (): void => {
       const source = sources.shift();
       if (source === undefined || this.#closed || this.#running?.linker !== linker) return;
-      const isIdle = this.#building === undefined;
+      const isIdle = this.#steps === 0;
       try {
         if (isIdle) linker.warm(source);
         else sources.push(source);
@@ -319,9 +321,11 @@ class RunningSession<P extends Patch> implements Session {
 
   /** Steps never overlap. A step that throws has a bug; it is reported, and the session goes on. */
   #enqueue(step: () => Promise<void>): Promise<void> {
-    this.#queue = this.#queue.then(step).catch((error: unknown) => {
-      this.#reportBug(error);
-    });
+    this.#steps++;
+    this.#queue = this.#queue
+      .then(step)
+      .catch((error: unknown) => this.#reportBug(error))
+      .finally(() => this.#steps--);
     return this.#queue;
   }
 
