@@ -1,8 +1,8 @@
-import type { Browser } from 'playwright-core';
+import type { Driver } from './drivers.js';
 
 /** Runs one program through `steps` edits and returns how many patches that made; throws at the first difference. */
 export function checkProgram(
-  browser: Browser,
+  driver: Driver,
   options: {
     readonly seed: number;
     readonly steps: number;

@@ -1,89 +1,57 @@
 // Seeds in; generated programs edited step by step under `hotslot serve`, and out comes the first difference between the
-// page that took every edit as a patch and a page that loads a fresh build of the final source.
+// page or process that took every edit as a patch and a fresh build of the final source.
 //
-//   npx tsc -b && node fuzz/programs.js [--seed 1] [--count 1] [--steps 40] [--every 40] [--verbose]
+//   npx tsc -b && node fuzz/programs.js [--native] [--seed 1] [--count 1] [--steps 40] [--every 40] [--verbose]
 //
 // `--every 1` compares after each step: slow, but it names the step that went wrong.
-import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 
-import { build, launchBrowser, serve, serveFolder } from '../bench/serve.js';
+import { launchBrowser, serve } from '../bench/serve.js';
+import { pages, processes } from './drivers.js';
 import { generator, makeProgram } from './rust.js';
 
-const ROOT = fileURLToPath(new URL('..', import.meta.url));
-/** One folder for all programs: cargo keeps the dependencies built. */
-const FOLDER = join(ROOT, '.cache/programs');
 const ARGUMENTS = [0, 1, -7, 50_001, 2_147_483_647];
 
-const MANIFEST = `[package]
-name = "app"
-version = "0.1.0"
-edition = "2024"
-
-[lib]
-crate-type = ["cdylib"]
-
-[dependencies]
-parts = { path = "parts" }
-wasm-bindgen = "0.2"
-
-[workspace]
-members = ["parts"]
-`;
-
-const PARTS_MANIFEST = `[package]
-name = "parts"
-version = "0.1.0"
-edition = "2024"
-`;
-
-const PAGE = `<!doctype html>
-<meta charset="utf-8" />
-<title>Generated program</title>
-<script type="module">
-  import init, { call } from './pkg/app.js';
-  await init();
-  globalThis.call = call;
-</script>
-`;
-
 /** Runs one program through `steps` edits and returns how many patches that made; throws at the first difference. */
-export async function checkProgram(browser, { seed, steps, every = steps, log = () => {} }) {
+export async function checkProgram(driver, { seed, steps, every = steps, log = () => {} }) {
   const random = generator(seed);
-  const program = makeProgram(random);
-  prepare();
-  write(program.files());
+  const program = makeProgram(random, driver.platform);
+  prepare(driver);
+  const write = () => writeChanged(driver.folder, program.files());
+  write();
   const counts = new Counts();
   let patches = 0;
   let step = 0;
   let edit = 'the first build';
   let server;
-  let page;
+  let live;
   try {
-    server = await serve(FOLDER);
-    page = await openPage(browser, server.url);
-    check(await callAll(page, program, counts));
+    server = await serve(driver.folder);
+    live = await driver.open(server);
+    check(await callAll(live, program, counts));
     for (step = 1; step <= steps; step++) {
       edit = program.edit();
       log(`step ${step}: ${edit}`);
-      const changed = write(program.files());
+      const changed = write();
       if (changed.length === 0) continue;
       const answer = await server.answer(changed);
       if (answer.event === 'patch') patches++;
       else if (answer.event !== 'unchanged') throw new Error(`not expected: ${JSON.stringify(answer).slice(0, 3000)}`);
-      const live = check(await callAll(page, program, counts));
-      if (step % every === 0 || step === steps) await compareWithRebuild(browser, program, live);
+      const results = check(await callAll(live, program, counts));
+      if (step % every === 0 || step === steps) await compareWithRebuild(driver, program, results);
     }
-    // A page that is loaded now takes all patches at once.
-    const late = await openPage(browser, server.url);
-    compare(check(await callAll(late, program)), check(await callAll(page, program)), 'the page', 'a reloaded page');
-    await late.close();
+    if (driver.startsAnew) {
+      const late = await driver.open(server);
+      compare(check(await callAll(late, program)), check(await callAll(live, program)), 'what starts now', 'what runs');
+      await late.close();
+    }
   } catch (error) {
     throw new Error(`seed ${seed}, step ${step} (${edit}): ${error.message}`, { cause: error });
   } finally {
-    await page?.close();
+    await live?.close();
     await server?.close();
   }
   return patches;
@@ -91,22 +59,18 @@ export async function checkProgram(browser, { seed, steps, every = steps, log = 
 
 // -------------------------------------------------------------------------------------------------------------- files
 
-function prepare() {
-  for (const folder of ['src', 'parts/src']) {
-    rmSync(join(FOLDER, folder), { recursive: true, force: true });
-    mkdirSync(join(FOLDER, folder), { recursive: true });
+function prepare({ folder, prepare: writeManifests }) {
+  for (const sources of ['src', 'parts/src']) {
+    rmSync(join(folder, sources), { recursive: true, force: true });
+    mkdirSync(join(folder, sources), { recursive: true });
   }
-  writeFileSync(join(FOLDER, 'Cargo.toml'), MANIFEST);
-  writeFileSync(join(FOLDER, 'parts/Cargo.toml'), PARTS_MANIFEST);
-  writeFileSync(join(FOLDER, 'index.html'), PAGE);
-  // The versions that the set-up has a wasm-bindgen for; cargo leaves out what is not used.
-  copyFileSync(join(ROOT, 'examples/counter/Cargo.lock'), join(FOLDER, 'Cargo.lock'));
+  writeManifests();
 }
 
 /** Writes what differs, and returns its paths. */
-function write(files) {
+function writeChanged(folder, files) {
   const changed = Object.keys(files)
-    .map((file) => ({ path: join(FOLDER, file), text: files[file] }))
+    .map((file) => ({ path: join(folder, file), text: files[file] }))
     .filter(({ path, text }) => textOf(path) !== text);
   for (const { path } of changed) mkdirSync(dirname(path), { recursive: true });
   for (const { path, text } of changed) writeFileSync(path, text);
@@ -122,32 +86,13 @@ function textOf(path) {
   }
 }
 
-// -------------------------------------------------------------------------------------------------------------- pages
-
-async function openPage(browser, url) {
-  const page = await browser.newPage();
-  await page.goto(url);
-  await page.waitForFunction(() => 'call' in globalThis);
-  return page;
-}
+// ------------------------------------------------------------------------------------------------------------ results
 
 /** Every function's results, by its name: the count of calls apart, since a rebuilt program begins anew. */
-async function callAll(page, program, counts) {
+async function callAll(instance, program, counts) {
   const functions = program.functions();
   const ids = functions.map(({ id }) => id);
-  const results = await page.evaluate(
-    ({ ids: indices, all }) =>
-      indices.map((index) =>
-        all.map((argument) => {
-          try {
-            return globalThis.call(index, argument);
-          } catch (error) {
-            return `threw ${error.stack}`;
-          }
-        }),
-      ),
-    { ids, all: ARGUMENTS },
-  );
+  const results = await instance.call(ids, ARGUMENTS);
   counts?.forget(functions);
   return new Map(
     functions.map((each, index) => {
@@ -158,7 +103,7 @@ async function callAll(page, program, counts) {
   );
 }
 
-/** How often the stateful functions of one page have been called. */
+/** How often the stateful functions of one instance have been called. */
 class Counts {
   #counts = new Map();
   #gone = new Set();
@@ -179,15 +124,11 @@ class Counts {
   }
 }
 
-async function compareWithRebuild(browser, program, live) {
-  const outDir = join(FOLDER, 'pkg');
-  build(FOLDER, outDir);
-  const plain = await serveFolder(FOLDER, outDir);
-  const page = await openPage(browser, plain.url);
-  const fresh = check(await callAll(page, program));
-  await page.close();
-  await plain.close();
-  compare(live, fresh, 'the patched page', 'a rebuild');
+async function compareWithRebuild(driver, program, patched) {
+  const rebuilt = await driver.rebuild();
+  const fresh = check(await callAll(rebuilt, program));
+  await rebuilt.close();
+  compare(patched, fresh, 'what was patched', 'a rebuild');
 }
 
 function check(results) {
@@ -212,6 +153,7 @@ function compare(one, other, oneName, otherName) {
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const { values } = parseArgs({
     options: {
+      native: { type: 'boolean', default: false },
       seed: { type: 'string' },
       count: { type: 'string', default: '1' },
       steps: { type: 'string', default: '40' },
@@ -221,12 +163,13 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   });
   const first = Number(values.seed ?? Date.now() % 1_000_000);
   const steps = Number(values.steps);
-  const browser = await launchBrowser();
+  const browser = values.native ? undefined : await launchBrowser();
+  const driver = values.native ? processes() : pages(browser);
   let failures = 0;
   for (let seed = first; seed < first + Number(values.count); seed++) {
     const started = performance.now();
     try {
-      const patches = await checkProgram(browser, {
+      const patches = await checkProgram(driver, {
         seed,
         steps,
         every: Number(values.every ?? steps),
@@ -238,6 +181,6 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
       console.log(error.message);
     }
   }
-  await browser.close();
+  await browser?.close();
   process.exitCode = failures === 0 ? 0 : 1;
 }

@@ -332,8 +332,8 @@ ${v.override ? `\n    fn name(&self) -> String {\n        [${quote(v.t)}; ${v.n}
  * @typedef {{ functions: Item[], notes: Record<string, number>, shared: Values }} State
  */
 
-/** A program; `edit` changes it. `random` is a `generator`. */
-export function makeProgram(random, count = 24) {
+/** A program; `edit` changes it. `random` is a `generator`; `platform` is `wasm` (a cdylib) or `native` (a binary). */
+export function makeProgram(random, platform, count = 24) {
   let nextId = 0;
   /** @type {State} */
   let state = { functions: [], notes: {}, shared: makeValues(random) };
@@ -462,7 +462,7 @@ export function makeProgram(random, count = 24) {
     },
     lines() {
       const home = pick(Object.keys(MODULES));
-      const file = fileOf(home, pick([...MODULES[home], 'lib']));
+      const file = fileOf(home, pick([...MODULES[home], rootOf(home, platform)]));
       state.notes[file] = (state.notes[file] ?? 0) === 0 ? 1 + random(3) : 0;
       return `${state.notes[file]} comment lines in ${file}`;
     },
@@ -486,7 +486,7 @@ export function makeProgram(random, count = 24) {
       return labels.join(', ');
     },
     /** Paths below the program's folder, with their text. */
-    files: () => render(state),
+    files: () => render(state, platform),
     /** What can be called, by its number. `start`: of a stateful one, what its count begins with in a new page. */
     functions: () =>
       state.functions.map(({ id, home, module, shape, values }) => ({
@@ -518,7 +518,7 @@ function makeValues(random) {
 
 // ------------------------------------------------------------------------------------------------------------- source
 
-function render(state) {
+function render(state, platform) {
   const files = {};
   const put = (home, module, text) => {
     const file = fileOf(home, module);
@@ -531,13 +531,14 @@ function render(state) {
       put(home, module, own.map((each) => renderFunction(state, each)).join('\n'));
     }
     const declared = modules.map((module) => `${home === 'app' ? '' : 'pub '}mod ${module};\n`).join('');
-    put(
-      home,
-      'lib',
-      `${declared}\n${DIGEST}\n${home === 'app' ? renderDispatcher(state) : renderShared(state.shared)}`,
-    );
+    const own = home === 'app' ? renderDispatcher(state, platform) : renderShared(state.shared);
+    put(home, rootOf(home, platform), `${declared}\n${DIGEST}\n${own}`);
   }
   return files;
+}
+
+function rootOf(home, platform) {
+  return home === 'app' && platform === 'native' ? 'main' : 'lib';
 }
 
 function fileOf(home, module) {
@@ -575,11 +576,11 @@ function renderCall({ id, home, module, extra }, from, argument, values) {
   return `${path}::f${id}(${argument}${extra === undefined ? '' : `, ${literals[extra]}`})`;
 }
 
-function renderDispatcher({ functions, shared }) {
+function renderDispatcher({ functions, shared }, platform) {
   const arms = functions.map(
     (each) => `        ${each.id} => ${renderCall(each, 'app', 'argument', shared)}.to_string(),\n`,
   );
-  return `#[wasm_bindgen::prelude::wasm_bindgen]
+  return `${platform === 'wasm' ? '#[wasm_bindgen::prelude::wasm_bindgen]\n' : MAIN}
 pub fn call(index: u32, argument: i32) -> String {
     match index {
 ${arms.join('')}        _ => "none".to_owned(),
@@ -587,6 +588,32 @@ ${arms.join('')}        _ => "none".to_owned(),
 }
 `;
 }
+
+/** One connection at a time, so that there is one thread. */
+const MAIN = `use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+
+fn main() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    println!("listening on {}", listener.local_addr().unwrap());
+    for stream in listener.incoming() {
+        answer(stream.unwrap());
+    }
+}
+
+/// Lines in, each a function's number and its argument; texts out, each with a NUL behind it.
+fn answer(stream: TcpStream) {
+    let mut output = stream.try_clone().unwrap();
+    for line in BufReader::new(stream).lines() {
+        let Ok(line) = line else { return };
+        let (index, argument) = line.split_once(' ').unwrap();
+        let (index, argument) = (index.parse().unwrap(), argument.parse().unwrap());
+        let result = std::panic::catch_unwind(|| call(index, argument));
+        let text = result.unwrap_or_else(|_| "threw a panic".to_owned());
+        write!(output, "{text}\\0").unwrap();
+    }
+}
+`;
 
 function renderShared(v) {
   return `pub fn pick<T: Clone + std::fmt::Display>(all: &[T], index: i32) -> String {
