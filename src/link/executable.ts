@@ -129,6 +129,7 @@ export function readExecutable(
   const places = new Map<string, FilePlace>();
   const segments = new Map<string, number>();
   const repeated = new Set<string>();
+  const bodies = bodiesOf(image, stubbed);
   for (const { name, address, sizeBytes, type, binding, visibility, section } of image.symbols) {
     if (name.startsWith(ANCHOR)) {
       const split = name.indexOf(':', ANCHOR.length);
@@ -139,7 +140,9 @@ export function readExecutable(
       continue;
     }
     if (section === undefined || type === 'ifunc') continue;
-    if (address >= stubsStart && address < stubsEnd && type !== 'tls') continue;
+    // Functions that have a slot are reached through it alone.
+    const isSlotted = (address >= stubsStart && address < stubsEnd) || bodies.has(address);
+    if (isSlotted && type !== 'tls') continue;
     // Linkers make hidden symbols local. Of truly local ones, only mangled names are one thing wherever they are used.
     const isLocal = binding === 'local';
     if (isLocal && visibility === 'default' && !/^_(?:R|ZN)/.test(name)) continue;
@@ -167,6 +170,15 @@ export function readExecutable(
     ambiguous,
     cells: cellsOf(image),
   };
+}
+
+function bodiesOf(image: ElfImage, { slots }: Stubbed): ReadonlySet<number> {
+  const bodies = new Set<number>();
+  for (const { body } of slots) {
+    const symbol = image.byName.get(body);
+    if (symbol !== undefined) bodies.add(symbol.address);
+  }
+  return bodies;
 }
 
 /** Where the loader leaves addresses: R_X86_64_GLOB_DAT and JUMP_SLOT, and of ifuncs in a static program IRELATIVE. */

@@ -16,10 +16,24 @@
 
 import type { ObjectSource, Relocation, Rewrite } from '../model.ts';
 import { Writer } from '../object/bytes.ts';
-import { SHF_ALLOC, SHF_EXECINSTR, SHF_MERGE, SHF_WRITE, sectionsOf, SHT_SYMTAB, writeElf } from '../object/elf.ts';
-import { type ElfAtom, type ElfObject, type ElfSymbol, readElfObject } from '../object/elfobject.ts';
+import {
+  type Elf,
+  type ElfSection,
+  readElf,
+  SHF_ALLOC,
+  SHF_EXECINSTR,
+  SHF_GROUP,
+  SHF_MERGE,
+  SHF_TLS,
+  SHF_WRITE,
+  sectionsOf,
+  SHT_PROGBITS,
+  SHT_RELA,
+  SHT_SYMTAB,
+  writeElf,
+} from '../object/elf.ts';
 import { meansStart } from '../object/elfparts.ts';
-import { type ElfSymbolEntry, readSymbols } from '../object/elfsymbols.ts';
+import { type ElfSymbolEntry, readRelocationEntries, readSymbols } from '../object/elfsymbols.ts';
 import { editElf, type NewElfRelocation, writeElfObject } from '../object/elfwriter.ts';
 import { stubFrames } from '../object/frames.ts';
 import { x86_64 } from '../object/x86_64.ts';
@@ -35,6 +49,8 @@ export interface Stubbed {
 export interface StubSlot {
   /** As the code names it. */
   readonly name: string;
+  /** As the finished program names its code. */
+  readonly body: string;
   /** Of the `ObjectSource` that defines it. */
   readonly object: string;
   /** Another object may define another function of this name. */
@@ -63,54 +79,77 @@ export function stubObjects(objects: readonly ObjectSource[]): Stubbed {
   const slots: StubSlot[] = [];
   const stubs: Stub[] = [];
   const rewritten = new Map<string, Uint8Array>();
-  for (const source of objects) {
-    const object = readElfObject(source.bytes(), source.name);
+  for (const { name, bytes } of objects) {
+    const object = readSource(bytes(), name);
+    if (object === undefined) continue;
     const own = functionsOf(object);
     const first = new Map<number, number>();
-    for (const { symbol, stub } of own) {
+    for (const { entry, section, stub } of own) {
       const slot = slots.length;
-      const sharedWith = first.get(symbol.atom);
-      if (sharedWith === undefined) first.set(symbol.atom, slot);
+      const sharedWith = first.get(section);
+      if (sharedWith === undefined) first.set(section, slot);
       stubs.push(stub);
+      const isLocal = entry.binding === 'local';
       slots.push({
-        name: symbol.name,
-        object: source.name,
-        isLocal: symbol.binding === 'local',
+        name: entry.name,
+        body: stub.body,
+        object: name,
+        isLocal,
         ...(sharedWith !== undefined && { sharedWith }),
       });
     }
     const edited = rewriteObject(object, own);
-    if (edited !== undefined) rewritten.set(source.name, edited);
+    if (edited !== undefined) rewritten.set(name, edited);
   }
   const added = new Map([[STUB_OBJECT, stubObject(stubs)]]);
   return { rewrite: { objects: rewritten, added }, slots, slotCount: slots.length + FREE_SLOTS };
 }
 
+interface Source {
+  readonly name: string;
+  readonly elf: Elf;
+  readonly symbols: readonly ElfSymbolEntry[];
+}
+
+function readSource(bytes: Uint8Array, name: string): Source | undefined {
+  const elf = readElf(bytes, name);
+  const table = sectionsOf(elf, SHT_SYMTAB)[0];
+  return table === undefined ? undefined : { name, elf, symbols: readSymbols(elf, table) };
+}
+
 interface Stub {
   readonly name: string;
   readonly body: string;
-  readonly visibility: ElfSymbol['visibility'];
+  readonly visibility: ElfSymbolEntry['visibility'];
 }
 
 interface Stubbable {
   /** Index in the object's symbols. */
   readonly index: number;
-  readonly symbol: ElfSymbol & { readonly atom: number };
+  readonly entry: ElfSymbolEntry;
+  /** The index of its section. */
+  readonly section: number;
   readonly stub: Stub;
 }
 
 /** The functions of an object that get a stub: those that are a section's beginning, which in Rust are all. */
-function functionsOf(object: ElfObject): Stubbable[] {
-  return object.symbols.flatMap((symbol, index): Stubbable[] => {
-    const { name, atom: at, binding, visibility } = symbol;
-    const atom = at === undefined ? undefined : object.atoms[at];
-    if (symbol.type !== 'function' || at === undefined || atom?.kind !== 'code' || symbol.offset !== 0) return [];
-    // Of weak ones and those in a COMDAT the linker chooses which object's counts.
-    if (binding === 'weak' || atom.comdat !== undefined || !isSwappable(name)) return [];
-    const unique = binding === 'local' ? `${name}.${object.name}` : name;
-    const stub = { name: unique, body: `${unique}.impl`, visibility: binding === 'local' ? 'hidden' : visibility };
-    return [{ index, symbol: { ...symbol, atom: at }, stub }];
-  });
+function functionsOf({ name: object, elf, symbols }: Source): Stubbable[] {
+  const found: Stubbable[] = [];
+  for (const [index, entry] of symbols.entries()) {
+    const { name, type, section, value, binding, visibility } = entry;
+    if (type !== 'function' || typeof section !== 'number' || value !== 0) continue;
+    const { flags = 0 } = elf.sections[section] ?? {};
+    // Of weak ones and those in a group the linker chooses which object's counts.
+    if (!(flags & SHF_EXECINSTR) || flags & SHF_GROUP || binding === 'weak' || !isSwappable(name)) continue;
+    const unique = binding === 'local' ? `${name}.${object}` : name;
+    const stub = {
+      name: unique,
+      body: `${unique}.impl`,
+      visibility: binding === 'local' ? 'hidden' : visibility,
+    } as const;
+    found.push({ index, entry, section, stub });
+  }
+  return found;
 }
 
 /**
@@ -122,80 +161,94 @@ function isSwappable(name: string): boolean {
   return !/^(?:__rust_|__rdl_|__rg_|_RNvC(?:s[0-9A-Za-z]*_)?7___rustc)/.test(name);
 }
 
-/** Undefined when there is nothing to change. */
-function rewriteObject(object: ElfObject, functions: readonly Stubbable[]): Uint8Array | undefined {
+/**
+ * Undefined when there is nothing to change. Every symbol keeps its index, and local ones stay local beside the global
+ * name that they get: so nothing else of the object, debug information above all, has to be rewritten.
+ */
+function rewriteObject(object: Source, functions: readonly Stubbable[]): Uint8Array | undefined {
   const { elf } = object;
-  const table = sectionsOf(elf, SHT_SYMTAB)[0];
-  if (table === undefined) return undefined;
-  const symbols = readSymbols(elf, table);
+  const symbols = [...object.symbols];
+  /** By the index of a symbol that means a function, or of its section's symbol, that of the stub. */
   const stubOf = new Map<number, number>();
-  const byAtom = new Map<number, number>();
-  for (const { index, symbol, stub } of functions) {
-    const entry = symbols[index];
-    if (entry === undefined) continue;
-    symbols[index] = { ...entry, name: stub.body, binding: 'global', visibility: 'hidden' };
+  const bySection = new Map<number, number>();
+  for (const { index, entry, section, stub } of functions) {
+    const { sizeBytes } = entry;
+    const body = globalSymbol(stub.body, 'function', 'hidden', section, 0, sizeBytes);
+    if (entry.binding === 'local') symbols.push(body);
+    else symbols[index] = body;
     stubOf.set(index, symbols.length);
-    if (!byAtom.has(symbol.atom)) byAtom.set(symbol.atom, symbols.length);
-    symbols.push({ ...entry, name: stub.name, binding: 'global', type: 'none', section: 'undefined', sizeBytes: 0 });
+    if (!bySection.has(section)) bySection.set(section, symbols.length);
+    symbols.push(globalSymbol(stub.name, 'none', stub.visibility, 'undefined', 0, 0));
   }
-  for (const [index, { type, atom }] of object.symbols.entries()) {
-    const stub = type === 'section' && atom !== undefined ? byAtom.get(atom) : undefined;
+  for (const [index, { type, section }] of object.symbols.entries()) {
+    const stub = type === 'section' && typeof section === 'number' ? bySection.get(section) : undefined;
     if (stub !== undefined) stubOf.set(index, stub);
-  }
-  const relocations = new Map<number, readonly Relocation[]>();
-  for (const atom of object.atoms) {
-    if (atom.section === undefined || isUnwindTable(atom)) continue;
-    let changed = false;
-    const edited = atom.relocations.map((relocation) => {
-      const stub = stubOf.get(relocation.symbol);
-      if (stub === undefined || !meansStart(atom, relocation)) return relocation;
-      changed = true;
-      return { ...relocation, symbol: stub };
-    });
-    if (changed) relocations.set(atom.section, edited);
   }
   const anchors = anchorsOf(object);
   if (functions.length === 0 && anchors.length === 0) return undefined;
-  return writeElf(editElf(elf, { symbols: [...symbols, ...anchors], relocations }));
+  symbols.push(...anchors);
+  return writeElf(editElf(elf, { symbols, relocations: redirect(elf, stubOf) }));
 }
 
-function isUnwindTable({ name }: ElfAtom): boolean {
+/** By section, the relocations of those that name a function, as the stub. */
+function redirect(elf: Elf, stubOf: ReadonlyMap<number, number>): Map<number, readonly Relocation[]> {
+  const redirected = new Map<number, readonly Relocation[]>();
+  for (const table of sectionsOf(elf, SHT_RELA)) {
+    const target = elf.sections[table.info];
+    if (target === undefined || !(target.flags & SHF_ALLOC) || isUnwindTable(target)) continue;
+    const source = { kind: target.flags & SHF_EXECINSTR ? 'code' : 'data' } as const;
+    let changed = false;
+    const relocations = readRelocationEntries(elf, table).map((relocation) => {
+      const stub = stubOf.get(relocation.symbol);
+      if (stub === undefined || !meansStart(source, relocation)) return relocation;
+      changed = true;
+      const { offset, kind, addend } = relocation;
+      return { offset, kind, symbol: stub, addend };
+    });
+    if (changed) redirected.set(table.info, relocations);
+  }
+  return redirected;
+}
+
+function isUnwindTable({ name }: ElfSection): boolean {
   return name === '.eh_frame' || name.startsWith('.gcc_except_table');
 }
 
 /** Symbols for data that the finished program would not tell the place of: local statics, and constants without a name. */
-function anchorsOf(object: ElfObject): ElfSymbolEntry[] {
-  const names = new Map<string, number>();
-  for (const { name } of object.atoms) names.set(name, (names.get(name) ?? 0) + 1);
-  const named = new Set<number>();
+function anchorsOf({ name: object, elf, symbols }: Source): ElfSymbolEntry[] {
   const anchors: ElfSymbolEntry[] = [];
   const add = (name: string, section: number, value: number, sizeBytes: number): void => {
-    anchors.push({
-      name: `${ANCHOR}${object.name}:${name}`,
-      binding: 'local',
-      type: 'object',
-      visibility: 'default',
-      section,
-      value,
-      sizeBytes,
-    });
+    anchors.push(globalSymbol(`${ANCHOR}${object}:${name}`, 'object', 'hidden', section, value, sizeBytes));
   };
-  for (const { name, kind, binding, atom, section, type, offset, sizeBytes } of object.symbols) {
-    if (kind !== 'data' || atom === undefined || section === undefined || type === 'tls') continue;
-    if (binding !== 'local') named.add(atom);
-    else if (name.startsWith('_')) {
-      named.add(atom);
-      add(name, section, offset, sizeBytes);
-    }
+  const named = new Set<number>();
+  for (const { name, type, binding, section, value, sizeBytes } of symbols) {
+    if (type !== 'object' || typeof section !== 'number') continue;
+    if (binding === 'local' && !name.startsWith('_')) continue;
+    named.add(section);
+    if (binding === 'local') add(name, section, value, sizeBytes);
   }
-  for (const atom of object.atoms) {
-    const { index, name, kind, flags, section, sizeBytes } = atom;
-    if ((kind !== 'constant' && kind !== 'data') || section === undefined || flags & SHF_MERGE) continue;
-    if (!named.has(index) && !isUnwindTable(atom) && names.get(name) === 1 && sizeBytes > 0) {
-      add(name, section, 0, sizeBytes);
-    }
+  const names = new Map<string, number>();
+  for (const { name } of elf.sections) names.set(name, (names.get(name) ?? 0) + 1);
+  for (const [index, section] of elf.sections.entries()) {
+    const { name, type, flags, sizeBytes } = section;
+    if (type !== SHT_PROGBITS || !(flags & SHF_ALLOC) || flags & NOT_ANCHORED || sizeBytes === 0) continue;
+    if (!named.has(index) && !isUnwindTable(section) && names.get(name) === 1) add(name, index, 0, sizeBytes);
   }
   return anchors;
+}
+
+/** Code, thread-locals, and what linkers merge, which has no place of its own; of a group, another object's may count. */
+const NOT_ANCHORED = SHF_EXECINSTR | SHF_TLS | SHF_MERGE | SHF_GROUP;
+
+function globalSymbol(
+  name: string,
+  type: ElfSymbolEntry['type'],
+  visibility: ElfSymbolEntry['visibility'],
+  section: ElfSymbolEntry['section'],
+  value: number,
+  sizeBytes: number,
+): ElfSymbolEntry {
+  return { name, binding: 'global', type, visibility, section, value, sizeBytes };
 }
 
 // Sections of the stub object, by index.
@@ -214,9 +267,8 @@ function stubObject(stubs: readonly Stub[]): Uint8Array {
   const sizeBytes = count * SLOT_BYTES;
   const code = new Writer(sizeBytes);
   for (let slot = 0; slot < count; slot++) code.bytes(JUMP);
-  const own = (name: string, section: number, value: number): ElfSymbolEntry => {
-    return { name, binding: 'global', type: 'none', visibility: 'hidden', section, value, sizeBytes: 0 };
-  };
+  const own = (name: string, section: number, value: number): ElfSymbolEntry =>
+    globalSymbol(name, 'none', 'hidden', section, value, 0);
   const symbols: ElfSymbolEntry[] = [
     own(SLOTS_START, SLOTS, 0),
     own(SLOTS_END, SLOTS, sizeBytes),
@@ -238,16 +290,8 @@ function stubObject(stubs: readonly Stub[]): Uint8Array {
     const value = slot * SLOT_BYTES;
     const symbol = symbols.length;
     symbols.push(
-      { name, binding: 'global', type: 'function', visibility, section: STUBS, value, sizeBytes: SLOT_BYTES },
-      {
-        name: body,
-        binding: 'global',
-        type: 'none',
-        visibility: 'hidden',
-        section: 'undefined',
-        value: 0,
-        sizeBytes: 0,
-      },
+      globalSymbol(name, 'function', visibility, STUBS, value, SLOT_BYTES),
+      globalSymbol(body, 'none', 'hidden', 'undefined', 0, 0),
     );
     relocations.push({
       section: SLOTS,
