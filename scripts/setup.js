@@ -48,6 +48,16 @@ try {
   process.exitCode = 1;
 }
 
+// The tests link by each linker that people use. lld comes with Rust and GNU ld with the C compiler.
+if (process.argv.includes('--tests') && spawnSync('mold', ['--version']).status !== 0) {
+  const isRoot = process.getuid?.() === 0;
+  const steps = [['update'], ['install', '-y', '--no-install-recommends', 'mold']];
+  if (!isRoot || steps.some((args) => spawnSync('apt-get', args, { stdio: 'ignore' }).status !== 0)) {
+    console.error(`mold: the tests link by it. Get it by: ${isRoot ? '' : 'sudo '}apt-get install mold`);
+    process.exitCode = 1;
+  }
+}
+
 /** One line that is rewritten on a terminal; elsewhere a line for each step, without the crates it is at. */
 function showProgress() {
   if (process.stdout.isTTY) return (text) => process.stdout.write(`\r\u001b[K${text}`);

@@ -1,7 +1,7 @@
-// The crate of test/fixtures/garden, served and opened: what its tests have in common.
-import { join } from 'node:path';
+// The page of test/fixtures/garden, served and opened: what its tests have in common.
 import type { Browser } from 'playwright-core';
 import { afterAll, afterEach, beforeAll, beforeEach, expect } from 'vitest';
+import type { Button, Target, Visitor } from '../targets.ts';
 import { launchBrowser } from './browser.ts';
 import {
   type Answer,
@@ -13,11 +13,8 @@ import {
   type StartOptions,
 } from './harness.ts';
 
-/** Every button of the page. */
-type Button = 'water' | 'bed' | 'look' | 'count' | 'price' | 'season' | 'motto';
-
 /** One tab. Knows what the program must remember: it has counted along. */
-export class Tab {
+export class Tab implements Visitor {
   readonly open: OpenPage;
   #poured = 0;
   #clicks = 0;
@@ -26,7 +23,6 @@ export class Tab {
     this.open = open;
   }
 
-  /** What the page says then. */
   async click(button: Button): Promise<string> {
     this.#clicks += 1;
     if (button === 'water') this.#poured += 1;
@@ -34,7 +30,6 @@ export class Tab {
     return this.open.page.innerText(`#${button}-text`);
   }
 
-  /** What the water button says as long as nothing was lost: an `Rc<RefCell<…>>`, a static and a thread-local. */
   get memory(): string {
     return `can ${this.#poured}, clicks ${this.#clicks}, steps ${this.#clicks}`;
   }
@@ -60,7 +55,9 @@ export class Tab {
   }
 }
 
-export class Garden {
+export class Garden implements Target {
+  readonly package = 'app';
+  readonly remedy = 'reload';
   #server: Server | undefined;
   browser!: Browser;
   directory = '';
@@ -83,7 +80,7 @@ export class Garden {
   }
 
   async start(options: StartOptions = {}): Promise<void> {
-    this.server = await startServer(this.directory, options);
+    this.server = await startServer(this.directory, { folder: this.package, ...options });
   }
 
   async open(): Promise<Tab> {
@@ -114,7 +111,7 @@ export class Garden {
 export function plantGarden(server: 'shared' | 'own' = 'shared'): Garden {
   const garden = new Garden();
   const copy = (): void => {
-    garden.directory = join(copyCrate('test/fixtures/garden', 'garden'), 'app');
+    garden.directory = copyCrate('test/fixtures/garden', 'garden');
   };
   const stop = (): Promise<void> => garden.stop();
 

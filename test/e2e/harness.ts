@@ -138,9 +138,9 @@ export class Server {
 
   /** Of the page, once the server is ready. */
   get url(): string {
-    const ready = this.events.find((event) => event.event === 'ready');
-    if (ready?.url === undefined) throw this.#explain('the server is not ready');
-    return ready.url;
+    const urls = this.events.flatMap((event) => (event.event === 'ready' ? (event.url ?? []) : []));
+    if (urls[0] === undefined) throw this.#explain('the server is not ready');
+    return urls[0];
   }
 
   get port(): number {

@@ -1,10 +1,8 @@
 // Several pages, pages that come and go, and servers that do: whoever is there runs the current code.
 import { expect, test } from 'vitest';
+import { LIB, PLANTS } from '../targets.ts';
 import { plantGarden } from './garden.ts';
 import { launchServer } from './harness.ts';
-
-const LIB = 'src/lib.rs';
-const PLANTS = '../plants/src/lib.rs';
 
 const garden = plantGarden('own');
 
@@ -97,7 +95,7 @@ test('a server that was killed and started again: the page finds it, and keeps i
 });
 
 test('a first build that fails is mended by an edit', async () => {
-  garden.server = launchServer(garden.directory);
+  garden.server = launchServer(garden.directory, { folder: garden.package });
   const { server } = garden;
   server.save(LIB, server.edited(LIB, '"a quiet garden".to_owned()', '5'));
   const failed = await server.next(({ event }) => event === 'failed' || event === 'ready');

@@ -40,13 +40,12 @@ test('a refused change restarts the program; nobody who connects meanwhile is tu
 
   const failures: unknown[] = [];
   const pids = new Set<number>();
-  let isOver = false;
-  let answers = 0;
+  const visits = { isOver: false, answered: 0 };
   const visit = async (): Promise<void> => {
-    while (!isOver) {
+    while (!visits.isOver) {
       try {
         pids.add((await harbor.state()).pid);
-        answers += 1;
+        visits.answered += 1;
       } catch (error) {
         failures.push(error);
       }
@@ -63,9 +62,9 @@ test('a refused change restarts the program; nobody who connects meanwhile is tu
   expect(answer).toMatchObject({ event: 'refused', remedy: 'restart', reason: expect.stringContaining('Ship') });
   expect(await restarted).toMatchObject({ handedOver: true, reason: expect.stringContaining('Ship') });
   // Until those answer who came while nobody accepted.
-  const seen = answers;
-  while (answers < seen + 50 && failures.length === 0) await harbor.get('/greet');
-  isOver = true;
+  const enough = visits.answered + 50;
+  while (visits.answered < enough && failures.length === 0) await harbor.get('/greet');
+  visits.isOver = true;
   await Promise.all(visitors);
   expect(failures).toEqual([]);
   expect(pids.size).toBe(2);
