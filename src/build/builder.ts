@@ -25,7 +25,7 @@ import { isAlive } from './cache.ts';
 import { type Scripts, type Unit, readCaptures, readInputs, readVariables, unitsOf, writeScripts } from './capture.ts';
 import { type BuildScript, type CargoRun, askWrapper, runCargo } from './cargo.ts';
 import { DiagnosticError } from './diagnostic.ts';
-import { ProgramLinker, removePrograms } from './executable.ts';
+import { linkProgram, removePrograms } from './executable.ts';
 import { bind, makeImage } from './image.ts';
 import type { Inquiry } from './inquiry.ts';
 import { askMetadata, cargoFiles, type CargoOptions, type Package, featureFlags, findPackage } from './package.ts';
@@ -153,7 +153,6 @@ class CargoBuilder implements Builder {
   #previous: Promise<unknown> = Promise.resolve();
   #rest: Promise<unknown> = Promise.resolve();
   readonly #clearing: Promise<unknown>;
-  #programLinker: ProgramLinker | undefined;
   #agentPath: Promise<string> | undefined;
   #watcher: Watcher | undefined;
   readonly #warned = new Set<string>();
@@ -242,8 +241,7 @@ class CargoBuilder implements Builder {
       name: this.name,
       agent: await this.#agent(),
     };
-    this.#programLinker ??= new ProgramLinker(this.#newStore());
-    return this.#programLinker.link(linked, rewrite, run, AbortSignal.any([signal, this.#closing.signal]));
+    return linkProgram(linked, rewrite, run, AbortSignal.any([signal, this.#closing.signal]));
   }
 
   #agent(): Promise<string> {

@@ -3,9 +3,9 @@
 
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { join } from 'node:path';
 import type { Executable, Rewrite } from '../model.ts';
-import { readArchive, writeArchive } from '../object/archive.ts';
+import { type Member, readArchive, writeArchive } from '../object/archive.ts';
 import { runLinker } from './linker.ts';
 import type { Linker } from './rust.ts';
 import type { Linked } from './store.ts';
@@ -22,72 +22,40 @@ export interface ExecutableRun {
   readonly agent: string;
 }
 
-/** Links native programs. Objects that a caller brings again, as the same array, are not written again. */
-export class ProgramLinker {
-  /** Where the objects are written. */
-  readonly #folder: string;
-  readonly #paths = new WeakMap<Uint8Array, string>();
-  readonly #written = new Set<string>();
-  #count = 0;
-  #previous: Promise<unknown> = Promise.resolve();
-
-  constructor(folder: string) {
-    this.#folder = folder;
-  }
-
-  /** The file stays where it is until `removePrograms`. */
-  link(linked: Linked, rewrite: Rewrite, options: ExecutableRun, signal: AbortSignal): Promise<Executable> {
-    // One after the other: each removes the files that it found and did not need.
-    const turn = this.#previous.then(() => this.#link(linked, rewrite, options, signal));
-    this.#previous = turn.catch(() => undefined);
-    return turn;
-  }
-
-  async #link(linked: Linked, rewrite: Rewrite, options: ExecutableRun, signal: AbortSignal): Promise<Executable> {
-    signal.throwIfAborted();
-    const used = new Set<string>();
-    const write = (name: string, bytes: Uint8Array): string => {
-      const path = this.#write(name, bytes);
-      used.add(path);
-      return path;
-    };
-    // In front: libraries are searched for what the objects before them lack.
-    const line = [...Array.from(rewrite.added, ([name, bytes]) => write(name, bytes)), options.agent];
-    for (const argument of linkArguments(linked.args())) {
-      const isArchive = !argument.endsWith('.o');
-      const objects = linked.brings.get(argument);
-      if (objects === undefined) line.push(argument);
-      for (const object of objects ?? []) {
-        const bytes = rewrite.objects.get(object.name) ?? (isArchive ? object.bytes() : undefined);
-        line.push(bytes === undefined ? argument : write(object.name, bytes));
-      }
-      if (objects !== undefined && isArchive) line.push(...withoutRust(argument));
+/** The file stays where it is until `removePrograms`. */
+export async function linkProgram(
+  linked: Linked,
+  rewrite: Rewrite,
+  options: ExecutableRun,
+  signal: AbortSignal,
+): Promise<Executable> {
+  const folder = mkdtempSync(join(linked.folder.path, PROGRAM));
+  const path = join(folder, options.name);
+  // Hundreds of objects are in one archive, all of which is linked: that takes a fifth less than files of their own.
+  const ours = Array.from(rewrite.added, ([name, bytes]): Member => ({ name, bytes }));
+  const line: string[] = [];
+  for (const argument of linkArguments(linked.args())) {
+    const isArchive = !argument.endsWith('.o');
+    const objects = linked.brings.get(argument);
+    if (objects === undefined) line.push(argument);
+    for (const { name, bytes } of objects ?? []) {
+      const content = rewrite.objects.get(name) ?? (isArchive ? bytes() : undefined);
+      if (content === undefined) line.push(argument);
+      else ours.push({ name: `${name}.o`, bytes: content });
     }
-    for (const path of this.#written) if (!used.has(path)) this.#remove(path);
-
-    const folder = mkdtempSync(join(linked.folder.path, PROGRAM));
-    const path = join(folder, options.name);
-    // As rustc does: what it says is read here, in English.
-    const env = { ...options.environment, LC_ALL: 'C' };
-    const file = join(folder, 'link.args');
-    await runLinker(options.linker, [...line, '-o', path], file, { cwd: options.directory, env, signal });
-    return { path, bytes: await readFile(path) };
+    if (objects !== undefined && isArchive) line.push(...withoutRust(argument));
   }
+  const archive = join(folder, 'objects.a');
+  writeFileSync(archive, writeArchive({ members: ours, index: [] }));
+  // In front: libraries are searched for what the objects before them lack.
+  line.unshift('-Wl,--whole-archive', archive, '-Wl,--no-whole-archive', options.agent);
 
-  #write(name: string, bytes: Uint8Array): string {
-    const known = this.#paths.get(bytes);
-    if (known !== undefined && this.#written.has(known)) return known;
-    const path = join(this.#folder, `${this.#count++}-${basename(name, '.o')}.o`);
-    writeFileSync(path, bytes);
-    this.#paths.set(bytes, path);
-    this.#written.add(path);
-    return path;
-  }
-
-  #remove(path: string): void {
-    this.#written.delete(path);
-    rmSync(path, { force: true });
-  }
+  // As rustc does: what it says is read here, in English.
+  const env = { ...options.environment, LC_ALL: 'C' };
+  const file = join(folder, 'link.args');
+  await runLinker(options.linker, [...line, '-o', path], file, { cwd: options.directory, env, signal });
+  rmSync(archive);
+  return { path, bytes: await readFile(path) };
 }
 
 /** How folders of programs begin, beside the objects they were linked from. */
