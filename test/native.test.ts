@@ -25,7 +25,7 @@ const FLAVOURS: readonly Flavour[] = [
 /** A program that runs, and the source it was made of. */
 class Session {
   readonly #crate: Crate;
-  readonly #program: ElfProgram;
+  readonly program: ElfProgram;
   readonly #library = new Library();
   #commit: () => void = () => undefined;
   #abandon: () => void = () => undefined;
@@ -36,7 +36,7 @@ class Session {
 
   private constructor(crate: Crate, program: ElfProgram, process: RunningProcess, source: string, user?: string) {
     this.#crate = crate;
-    this.#program = program;
+    this.program = program;
     this.process = process;
     this.source = source;
     this.#user = user;
@@ -64,14 +64,14 @@ class Session {
       source = source.replace(from, to);
     }
     const build = await Session.#compile(this.#crate, source, this.#user);
-    const target = elfTarget(this.#program);
-    const outcome = link(this.#program, build, this.#library, target);
+    const target = elfTarget(this.program);
+    const outcome = link(this.program, build, this.#library, target);
     if (outcome.kind === 'refused') return outcome.refusal;
     if (outcome.kind !== 'patch') throw new Error(`the outcome is ${outcome.kind}`);
     const patch = makePatch(outcome, target);
     this.source = source;
-    this.#commit = () => this.#program.commit(outcome.draft);
-    this.#abandon = () => this.#program.abandon(outcome.draft);
+    this.#commit = () => this.program.commit(outcome.draft);
+    this.#abandon = () => this.program.abandon(outcome.draft);
     return patch;
   }
 
@@ -157,6 +157,13 @@ fn fallback() -> f64 {
     expect(await ask('extra 1.25-2-x-2')).toBe('5e-1:[2]|2e0:[1, 3]|1.25e0:[0]');
     await session.edit(['    0.5\n', '    "0.25".parse().unwrap()\n']);
     expect(await ask('extra x')).toBe('2.5e-1:[0]');
+    await session.edit(['unwrap_or(fallback())', 'unwrap_or(4.0)'], ['fn fallback()', '#[cfg(any())]\nfn fallback()']);
+    expect(await ask('extra x')).toBe('4e0:[0]');
+    await session.edit(
+      ['unwrap_or(4.0)', 'unwrap_or(fallback(2).into())'],
+      ['#[cfg(any())]\nfn fallback() -> f64 {\n    "0.25".parse().unwrap()', 'fn fallback(x: u8) -> u8 {\n    x * 3'],
+    );
+    expect(await ask('extra x')).toBe('6e0:[0]');
   });
 
   test('thread-locals keep what is in them; new ones begin as they should', { timeout: 60_000 }, async () => {
@@ -254,6 +261,21 @@ fn fallback() -> f64 {
     );
     expect(refusal).toMatchObject({ remedy: 'restart', reason: expect.stringContaining('app::shapes::Square') });
     expect(await ask('risky 6')).toBe('12');
+  });
+
+  test('memory for patches that is used up is a reason to restart', { timeout: 60_000 }, async () => {
+    const { free } = session.program;
+    session.program.free = { ...free, areas: free.areas.map((area) => ({ ...area, end: area.address })) };
+    const refusal = await session.link(['    x + 1\n', '    x + 5\n']);
+    expect(refusal).toMatchObject({ remedy: 'restart', reason: expect.stringContaining('used up') });
+    session.program.free = { ...free, slotEnd: free.slot };
+    const full = await session.link(
+      ['    x + 1\n', '    x + added(5)\n'],
+      ['fn main() {', '#[inline(never)]\nfn added(x: u32) -> u32 {\n    x.pow(3)\n}\n\nfn main() {'],
+    );
+    expect(full).toMatchObject({ remedy: 'restart', reason: expect.stringContaining('used up') });
+    session.program.free = free;
+    expect(await ask('helper')).toBe('2');
   });
 
   test('a patch that is taken back leaves nothing, and the next one works', { timeout: 60_000 }, async () => {

@@ -96,8 +96,12 @@ class Link {
       const statics = this.#rewriteConstants(changes);
       this.#rewriteVtables(before, after);
       const { plan, exports, unresolved } = this.#reach.finish();
+      if (this.#program.threads !== undefined) this.#checkThreads(plan, unresolved);
       if (unresolved.length > 0) return { kind: 'unresolved', names: unresolved };
-      if (this.#target.layout !== undefined) this.#draft.gone = this.#target.layout.gone(before, after, changes);
+      if (this.#target.layout !== undefined) {
+        const types = this.#target.layout.gone(before, after, changes);
+        this.#draft.gone = new Map([...types, ...this.#retired(before, pairs)]);
+      }
       if (plan.functions.length === 0 && plan.data.length === 0) {
         return { kind: 'unchanged', draft: this.#draft, warnings: this.#warnings };
       }
@@ -118,6 +122,20 @@ class Link {
     } catch (error) {
       if (error instanceof Unlinkable) return this.#refused({ reason: error.message });
       throw error;
+    }
+  }
+
+  /** What every thread would have to take at the same moment, or can only take when it is idle. */
+  #checkThreads({ data }: Plan, unresolved: readonly string[]): void {
+    const rewritten = data.find(({ fresh }) => !fresh);
+    if (rewritten !== undefined) {
+      const symbol = rewritten.atom.name.replace(/^\.\w+\./, '');
+      const name = symbol.startsWith('_') ? `\`${readable(symbol)}\`` : 'a vtable';
+      throw new Unlinkable(`${name} has other contents, and threads that run older code may be reading it`);
+    }
+    if (unresolved.length > 0) {
+      const names = unresolved.map((name) => `\`${readable(name)}\``).join(', ');
+      throw new Unlinkable(`${names} comes from JavaScript, which threads that are running cannot load`);
     }
   }
 
@@ -232,11 +250,28 @@ class Link {
     const { layout } = this.#target;
     if (layout === undefined) return;
     for (const { before, after } of changes) {
-      if (before === undefined || after.symbol.kind !== 'function') continue;
+      if (after.symbol.kind !== 'function') continue;
       if (this.#draft.entry(after.object, after.symbol) === undefined) continue;
-      if (layout.signatureOf(before) === layout.signatureOf(after)) continue;
+      const retired = this.#program.gone.get(retiredKey(after))?.[0];
+      if (before === undefined && retired === undefined) continue;
+      const earlier = before === undefined ? retired : (layout.signatureOf(before) ?? '');
+      if (earlier === (layout.signatureOf(after) ?? '')) continue;
       this.#retyped.add(after.symbol.name);
       this.#reach.add(after);
+    }
+  }
+
+  /** Functions that the source has no more, and what they took: one of the name may come back. */
+  *#retired(
+    before: readonly ObjectFile[],
+    pairs: ReadonlyMap<Definition, Definition>,
+  ): Generator<[string, readonly string[]]> {
+    const kept = new Set([...pairs.values()].map(({ symbol }) => symbol));
+    for (const definition of before.flatMap((object) => [...namedDefinitions(object)])) {
+      const { object, symbol } = definition;
+      if (symbol.kind !== 'function' || kept.has(symbol)) continue;
+      if (this.#draft.entry(object, symbol) === undefined) continue;
+      yield [retiredKey(definition), [this.#target.layout?.signatureOf(definition) ?? '']];
     }
   }
 
@@ -344,6 +379,11 @@ class Link {
       for (const address of addresses) this.#reach.planData(definition, address);
     }
   }
+}
+
+/** Kept with types that are gone, none of which has such a name. */
+function retiredKey({ symbol }: Definition): string {
+  return `function ${symbol.name}`;
 }
 
 function anonymousSymbol({ object, atom }: Vtable): Symbol {
