@@ -20,6 +20,7 @@ import {
   SHF_ALLOC,
   SHT_DYNAMIC,
   SHT_DYNSYM,
+  SHT_NOTE,
   SHT_RELA,
   SHT_SYMTAB,
 } from './elf.ts';
@@ -242,14 +243,12 @@ function readTemplate(elf: Elf, segment: ElfSegment, bytes: Uint8Array): TlsTemp
 }
 
 function readBuildId(elf: Elf, contents: (segment: ElfSegment) => Uint8Array): string | undefined {
-  for (const segment of elf.segments) {
-    if (segment.type !== PT_NOTE) continue;
-    for (const { name, type, descriptor } of readNotes(
-      contents(segment),
-      elf.name,
-      segment.offset,
-      segment.alignment,
-    )) {
+  // mold has one segment for notes of 4 and of 8 bytes alignment, which then says 8 for all of them; sections tell each.
+  const sections = sectionsOf(elf, SHT_NOTE);
+  const segments = elf.segments.filter(({ type }) => type === PT_NOTE);
+  const places = sections.length > 0 ? sections : segments.map((each) => ({ ...each, bytes: contents(each) }));
+  for (const { bytes, offset, alignment } of places) {
+    for (const { name, type, descriptor } of readNotes(bytes, elf.name, offset, alignment)) {
       if (name !== 'GNU' || type !== NT_GNU_BUILD_ID) continue;
       return Array.from(descriptor, (byte) => byte.toString(16).padStart(2, '0')).join('');
     }
