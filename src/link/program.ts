@@ -172,12 +172,13 @@ export class Draft {
   /** The address a symbol means when code in `object` names it. */
   place(object: ObjectFile, symbol: Symbol): Place | undefined {
     if (symbol.binding !== 'local') return this.placeOf(symbol.name);
-    return this.placeOf(localKey(object, symbol)) ?? this.placeOf(symbol.name);
+    return this.placeOf(localKey(object, symbol)) ?? (isMangled(symbol) ? this.placeOf(symbol.name) : undefined);
   }
 
   enterPlace(object: ObjectFile, symbol: Symbol, place: Place): void {
-    this.data.set(symbol.name, place);
-    if (symbol.binding === 'local') this.data.set(localKey(object, symbol), place);
+    const isLocal = symbol.binding === 'local';
+    if (!isLocal || isMangled(symbol)) this.data.set(symbol.name, place);
+    if (isLocal) this.data.set(localKey(object, symbol), place);
   }
 
   placeOf(key: string): Place | undefined {
@@ -202,6 +203,11 @@ export class Draft {
 /** Under what a local symbol is known: others may define one of the same name. */
 export function localKey(object: Pick<ObjectFile, 'name'>, symbol: Pick<Symbol, 'name'>): string {
   return `${object.name}\0${symbol.name}`;
+}
+
+/** Such a name is of one crate, and means one thing in it; of a local symbol of C, others may have the name. */
+function isMangled({ name }: Symbol): boolean {
+  return /^_(?:R|ZN)/.test(name);
 }
 
 function alignUp(value: number, alignment: number): number {
