@@ -3,8 +3,8 @@
 // Code that the base does not hold (a generic used for the first time, a function of std that nothing called) is pulled
 // from here. An archive's own symbol index names the member; workspace objects are indexed when first asked.
 
-import type { ArchiveSource, ObjectFile, ObjectSource } from '../model.ts';
-import { type Archive, readArchive } from '../object/archive.ts';
+import type { ArchiveSource, ObjectFile, ObjectSource, Symbol } from '../model.ts';
+import { type Archive, type Member, readArchive } from '../object/archive.ts';
 import { ELF_MAGIC, readElf, sectionsOf, SHT_SYMTAB } from '../object/elf.ts';
 import { readElfParts } from '../object/elfparts.ts';
 import { readSymbols } from '../object/elfsymbols.ts';
@@ -18,6 +18,8 @@ export class Library {
   readonly #defined = new Map<string, { readonly stamp: string; readonly names: ReadonlySet<string> }>();
   readonly #archives = new Map<string, Archive>();
   readonly #members = new Map<string, ObjectFile>();
+  /** What an object defines for others, by name, once something was looked for in it. */
+  readonly #symbols = new WeakMap<ObjectFile, ReadonlyMap<string, Symbol>>();
 
   /** What the next look-ups are to find: the objects of one build, and the archives it was linked with. */
   use(objects: readonly ObjectSource[], archives: readonly ArchiveSource[]): void {
@@ -43,26 +45,40 @@ export class Library {
 
   /** Does the look-ups' one-off work ahead of the first edit that needs it. */
   warm(source: ObjectSource | ArchiveSource): void {
-    if ('stamp' in source) this.#names(source);
-    else this.#archive(source);
+    if ('stamp' in source) {
+      this.#names(source);
+      return;
+    }
+    const { members } = this.#archive(source);
+    // Most of what new code needs and the program lacks is in these, one large object each.
+    if (!/\/lib(?:std|core|alloc)-[0-9a-f]+\.rlib$/.test(source.path)) return;
+    for (const member of members) if (isElf(member.bytes)) this.#member(source, member);
   }
 
   find(name: string): Definition | undefined {
     for (const source of this.#workspace) {
       if (!this.#names(source).has(name)) continue;
-      const found = definitionIn(this.read(source), name);
+      const found = this.#definition(this.read(source), name);
       if (found !== undefined) return found;
     }
     for (const source of this.#archiveSources) {
       const member = this.#archive(source).symbols.get(name);
       if (member === undefined) continue;
-      const label = `${source.path}(${member.name})`;
-      const object = this.#members.get(label) ?? readObject(member.bytes, label);
-      this.#members.set(label, object);
-      const found = definitionIn(object, name);
+      const found = this.#definition(this.#member(source, member), name);
       if (found !== undefined) return found;
     }
     return undefined;
+  }
+
+  #definition(object: ObjectFile, name: string): Definition | undefined {
+    let symbols = this.#symbols.get(object);
+    if (symbols === undefined) {
+      const defined = object.symbols.filter(({ atom, binding }) => atom !== undefined && binding !== 'local');
+      symbols = new Map(defined.map((symbol) => [symbol.name, symbol]));
+      this.#symbols.set(object, symbols);
+    }
+    const symbol = symbols.get(name);
+    return symbol === undefined ? undefined : definitionOf(object, symbol);
   }
 
   #names(source: ObjectSource): ReadonlySet<string> {
@@ -71,6 +87,15 @@ export class Library {
     const names = definedNames(this.#objects.get(identity(source)), source);
     this.#defined.set(source.name, { stamp: source.stamp, names });
     return names;
+  }
+
+  #member({ path }: ArchiveSource, { name, bytes }: Member): ObjectFile {
+    const label = `${path}(${name})`;
+    const known = this.#members.get(label);
+    if (known !== undefined) return known;
+    const object = readObject(bytes, label);
+    this.#members.set(label, object);
+    return object;
   }
 
   #archive(source: ArchiveSource): Archive {
@@ -112,11 +137,4 @@ function definedNames(object: ObjectFile | undefined, { name, bytes }: ObjectSou
 
 function identity({ name, stamp }: ObjectSource): string {
   return `${name}\0${stamp}`;
-}
-
-function definitionIn(object: ObjectFile, name: string): Definition | undefined {
-  const symbol = object.symbols.find(
-    (candidate) => candidate.name === name && candidate.atom !== undefined && candidate.binding !== 'local',
-  );
-  return symbol === undefined ? undefined : definitionOf(object, symbol);
 }
