@@ -148,6 +148,7 @@ function selection(settings: Settings): Selection {
     noDefaultFeatures: settings.noDefaultFeatures ?? false,
     allFeatures: settings.allFeatures ?? false,
     release: settings.release ?? false,
+    ...(settings.threads !== undefined && { threads: settings.threads }),
   };
 }
 

@@ -325,6 +325,20 @@ export type Event = { /** Which of several programs it is about. */ readonly pro
       readonly signal?: string;
       readonly version: number;
     }
+  /** Of a program with threads, shortly after its page took a patch. */
+  | {
+      readonly event: 'threads';
+      readonly client: string;
+      readonly version: number;
+      /** Besides the page's own. */
+      readonly workers: number;
+      /** Have not called a function since: they take the patch when they do. */
+      readonly behind: number;
+      /** Could not take it, and ended. */
+      readonly failed?: number;
+      /** From when the page had it until the last of the others did. */
+      readonly ms: number;
+    }
   | { readonly event: 'undo'; readonly version: number; readonly reason: string }
   | { readonly event: 'client'; readonly client: string; readonly state: 'joined' | 'left'; readonly version: number }
   | {

@@ -68,7 +68,7 @@ export async function buildOnce(
 ): Promise<void> {
   const builder = await createBuilder(
     { ...options, arenaBytes: undefined },
-    await requireToolchain(options, options.inquiry?.rust),
+    await requireToolchain(options, options.inquiry?.rust, options.inquiry?.configuration),
     options.inquiry,
   );
   try {
@@ -79,7 +79,7 @@ export async function buildOnce(
 }
 
 async function openBuilder(options: SessionOptions): Promise<Builder> {
-  const toolchain = await requireToolchain(options, options.inquiry?.rust);
+  const toolchain = await requireToolchain(options, options.inquiry?.rust, options.inquiry?.configuration);
   return createBuilder({ ...options, arenaBytes: ARENA_BYTES }, toolchain, options.inquiry);
 }
 

@@ -161,6 +161,8 @@ export function openTerminal(options: TerminalOptions): Terminal {
         const paint = event.status === 0 ? colours.dim : colours.red;
         return line(paint, 'Exit', `${event.program} ended at version ${event.version}: ${how}`);
       }
+      case 'threads':
+        return line(colours.dim, 'Threads', colours.dim(threadsOf(event)));
       case 'undo':
         return line(colours.yellow, `Undo ${event.version}`, event.reason);
       case 'client':
@@ -175,6 +177,14 @@ export function openTerminal(options: TerminalOptions): Terminal {
   };
 
   return { report, diagnostic, need, close: wipe };
+}
+
+function threadsOf({ workers, behind, failed = 0, ms }: Extract<Event, { event: 'threads' }>): string {
+  const parts = [`main + ${counted(workers, 'worker')}`];
+  if (behind > 0) parts.push(`${behind} not yet called`);
+  else if (failed === 0) parts.push(`all within ${milliseconds(ms)} ms`);
+  if (failed > 0) parts.push(`${failed} could not take it and ended`);
+  return parts.join(', ');
 }
 
 const REMEDY = {

@@ -46,7 +46,15 @@ export class Web implements Backend<WasmPatch> {
     const signal = new AbortController().signal;
     const image = await this.#builder.image(build, signal, (text) => (map = readMap(text)));
     const { module, program } = openBase(image, build, version, contentHash, map);
-    this.#pages.publish({ id: program.base, version, glue: image.glue, module, directory: image.directory });
+    const isThreaded = program.threads !== undefined;
+    this.#pages.publish({
+      id: program.base,
+      version,
+      glue: image.glue,
+      module,
+      directory: image.directory,
+      isThreaded,
+    });
     const linker = new Linker(program, wasmTarget, build);
     return { linker, replaced: { event: 'reload', reason, version } };
   }

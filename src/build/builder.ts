@@ -23,7 +23,8 @@ import { findAgent } from './agent.ts';
 import { requireBindgen } from './bindgen.ts';
 import { isAlive } from './cache.ts';
 import { type Scripts, type Unit, readCaptures, readInputs, readVariables, unitsOf, writeScripts } from './capture.ts';
-import { type BuildScript, type CargoRun, askWrapper, runCargo } from './cargo.ts';
+import { type BuildScript, type CargoRun, runCargo } from './cargo.ts';
+import { askConfiguration } from './configuration.ts';
 import { DiagnosticError } from './diagnostic.ts';
 import { linkProgram, removePrograms } from './executable.ts';
 import { bind, makeImage } from './image.ts';
@@ -80,7 +81,7 @@ export interface Builder {
 export async function createBuilder(
   options: BuildOptions,
   toolchain: Toolchain,
-  inquiry?: Pick<Inquiry, 'metadata' | 'wrapper'>,
+  inquiry?: Pick<Inquiry, 'metadata' | 'configuration'>,
 ): Promise<Builder> {
   return new CargoBuilder(
     options,
@@ -101,15 +102,19 @@ interface Project {
 async function findProject(
   options: CargoOptions,
   { target }: Toolchain,
-  inquiry: Pick<Inquiry, 'metadata' | 'wrapper'>,
+  inquiry: Pick<Inquiry, 'metadata' | 'configuration'>,
 ): Promise<Project> {
-  const [metadata, wrapper] = await Promise.all([inquiry.metadata, inquiry.wrapper]);
+  const [metadata, { wrapper }] = await Promise.all([inquiry.metadata, inquiry.configuration]);
   const found = findPackage({ ...options, target }, metadata);
   return { package: found, bindgen: found.platform === 'wasm' ? await requireBindgen(found.bindgen) : '', wrapper };
 }
 
-function ask(options: CargoOptions, toolchain: Toolchain, signal?: AbortSignal): Pick<Inquiry, 'metadata' | 'wrapper'> {
-  return { metadata: askMetadata(options, toolchain, signal), wrapper: askWrapper(options) };
+function ask(
+  options: CargoOptions,
+  toolchain: Toolchain,
+  signal?: AbortSignal,
+): Pick<Inquiry, 'metadata' | 'configuration'> {
+  return { metadata: askMetadata(options, toolchain, signal), configuration: askConfiguration(options) };
 }
 
 const STATIC: Diagnostic = {
@@ -262,10 +267,11 @@ class CargoBuilder implements Builder {
   async #arena(): Promise<string[]> {
     const { arenaBytes } = this.#options;
     if (arenaBytes === undefined) return [];
-    const path = join(dirname(this.#paths.captures), `arena-${arenaBytes}.o`);
+    const threaded = this.#toolchain.threads !== undefined;
+    const path = join(dirname(this.#paths.captures), `arena-${arenaBytes}${threaded ? '-threads' : ''}.o`);
     if (!existsSync(path)) {
       const { writeArenaObject } = await import('../object/linking.ts');
-      writeFileSync(`${path}.${process.pid}`, writeArenaObject(arenaBytes));
+      writeFileSync(`${path}.${process.pid}`, writeArenaObject(arenaBytes, threaded));
       renameSync(`${path}.${process.pid}`, path);
     }
     return [path];
@@ -679,10 +685,10 @@ interface Paths {
 
 /** What was recorded persists between starts, for the same choice of package, features and profile. */
 function preparePaths(options: BuildOptions, found: Package, toolchain: Toolchain): Paths {
-  // Of its own for each platform: then the programs of a workspace do not wait for each other's cargo.
+  // Of its own for each kind of program: then the programs of a workspace do not wait for each other's cargo.
   const target = join(
     options.targetDirectory ?? found.targetDirectory,
-    found.platform === 'wasm' ? 'hotslot' : 'hotslot-native',
+    found.platform === 'native' ? 'hotslot-native' : toolchain.threads ? 'hotslot-threads' : 'hotslot',
   );
   const own = join(target, 'hotslot');
   const compiler = [toolchain.version, toolchain.rustc, ...toolchain.prefix].join('\n');

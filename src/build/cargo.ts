@@ -6,7 +6,7 @@ import type { Diagnostic, Event } from '../model.ts';
 import type { Scripts } from './capture.ts';
 import { type RustcMessage, isSummary, readCargoErrors, readDiagnostic } from './diagnostic.ts';
 import { type CargoOptions, type Package, featureFlags } from './package.ts';
-import { ask, run } from './process.ts';
+import { run } from './process.ts';
 import type { Toolchain } from './rust.ts';
 
 export interface CargoRun {
@@ -103,6 +103,7 @@ export async function runCargo(cargo: CargoRun, signal: AbortSignal): Promise<Ca
       found.id,
       ...found.selection,
       ...featureFlags(options),
+      ...(toolchain.threads?.buildsStd === true ? ['-Zbuild-std=std,panic_abort'] : []),
       ...(cargo.targetDirectory === undefined ? [] : ['--target-dir', cargo.targetDirectory]),
     ],
     {
@@ -161,17 +162,4 @@ function readBuildScript(directory: string, output: string): BuildScript {
   );
   const namesEnvironment = /^cargo::?rerun-if-env-changed=/m.test(text);
   return { directory, inputs: inputs.length > 0 || namesEnvironment ? inputs : undefined };
-}
-
-/** A wrapper of the user's own (sccache and the like), which ours calls. */
-export async function askWrapper(options: CargoOptions): Promise<string> {
-  const fromEnvironment = process.env['RUSTC_WRAPPER'] ?? process.env['CARGO_BUILD_RUSTC_WRAPPER'];
-  if (fromEnvironment !== undefined) return fromEnvironment;
-  // The merged configuration is an unstable command; only this question is asked with unstable features on.
-  const answer = await ask('cargo', ['-Zunstable-options', 'config', 'get', 'build', '--format', 'json-value'], {
-    cwd: options.directory,
-    env: { ...process.env, RUSTC_BOOTSTRAP: '1' },
-  });
-  if (answer === undefined) return '';
-  return (JSON.parse(answer) as { readonly 'rustc-wrapper'?: string })['rustc-wrapper'] ?? '';
 }

@@ -7,7 +7,7 @@ import { existsSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { delimiter, dirname, join } from 'node:path';
 import { cachePath } from './cache.ts';
-import { askWrapper } from './cargo.ts';
+import { askConfiguration, type Configuration } from './configuration.ts';
 import { recall, remember } from './memory.ts';
 import { askMetadata, type CargoOptions, cargoFiles, featureFlags, type Metadata, trimMetadata } from './package.ts';
 import { findRust, type Rusts } from './rust.ts';
@@ -15,17 +15,16 @@ import { findRust, type Rusts } from './rust.ts';
 /** Answers on their way. Whoever awaits one meets its error. */
 export interface Inquiry {
   readonly metadata: Promise<Metadata>;
-  /** The user's own wrapper around rustc. */
-  readonly wrapper: Promise<string>;
+  readonly configuration: Promise<Configuration>;
   readonly rust: Promise<Rusts>;
 }
 
 /** Counts the shapes that remembered answers have had. */
-const SHAPE = 2;
+const SHAPE = 3;
 
 interface Answers {
   readonly metadata: Metadata;
-  readonly wrapper: string;
+  readonly configuration: Configuration;
   readonly rust: Rusts;
 }
 
@@ -40,18 +39,22 @@ export function inquire(options: CargoOptions, given?: { inquiry: Inquiry; optio
   const path = cachePath('inquiries', `${createHash('sha1').update(choice).digest('hex').slice(0, 16)}.json`);
   const known = recall(path) as Answers | undefined;
   if (known !== undefined) {
-    const { metadata, wrapper, rust } = known;
-    return { metadata: Promise.resolve(metadata), wrapper: Promise.resolve(wrapper), rust: Promise.resolve(rust) };
+    const { metadata, configuration, rust } = known;
+    return {
+      metadata: Promise.resolve(metadata),
+      configuration: Promise.resolve(configuration),
+      rust: Promise.resolve(rust),
+    };
   }
   const inquiry = {
     rust: given?.inquiry.rust ?? findRust(options.directory),
     metadata: askMetadata(options),
-    wrapper: given?.inquiry.wrapper ?? askWrapper(options),
+    configuration: given?.inquiry.configuration ?? askConfiguration(options),
   };
-  void Promise.all([inquiry.metadata, inquiry.wrapper, inquiry.rust]).then(
-    ([metadata, wrapper, rust]) => {
+  void Promise.all([inquiry.metadata, inquiry.configuration, inquiry.rust]).then(
+    ([metadata, configuration, rust]) => {
       if (rust.own === undefined) return;
-      const answers: Answers = { metadata: trimMetadata(metadata), wrapper, rust };
+      const answers: Answers = { metadata: trimMetadata(metadata), configuration, rust };
       remember(path, dependencies(options, answers), answers);
     },
     () => undefined,

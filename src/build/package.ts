@@ -24,6 +24,8 @@ export interface CargoOptions {
   readonly release?: boolean;
   readonly target?: string;
   readonly targetDirectory?: string;
+  /** A wasm program gets threads also when its own configuration does not say so. */
+  readonly threads?: boolean;
 }
 
 export type Package = WasmPackage | NativePackage;

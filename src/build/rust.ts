@@ -8,6 +8,7 @@ import { delimiter, dirname, join } from 'node:path';
 import { TARGET } from './package.ts';
 import { ask } from './process.ts';
 import { findSysroot } from './sysroot.ts';
+import type { Threads } from './threads.ts';
 
 export interface Toolchain {
   /** The triple it builds for. */
@@ -21,6 +22,11 @@ export interface Toolchain {
   readonly version: string;
   readonly rust: Rust;
   readonly linker: Linker;
+  /** For a wasm program with threads. */
+  readonly threads?: {
+    /** std has to be built by a flag of cargo's. */
+    readonly buildsStd: boolean;
+  };
   /** For every cargo run; its RUSTC includes `prefix`. */
   readonly environment: Readonly<Record<string, string | undefined>>;
 }
@@ -70,10 +76,30 @@ export interface Rusts {
 export function chooseRust(rusts: readonly Rust[]): RustFound | undefined {
   for (const rust of rusts) {
     if (rust.hasTarget) return { rust, sysroot: undefined };
-    const sysroot = findSysroot(rust);
+    const sysroot = findSysroot(rust, 'plain');
     if (sysroot !== undefined) return { rust, sysroot };
   }
   return undefined;
+}
+
+/** As `chooseRust`, for a program with threads: the std that comes with a Rust has no atomics. */
+export function chooseThreadedRust(rusts: readonly Rust[], { buildsStd }: Threads): RustFound | undefined {
+  const [own] = rusts;
+  if (own !== undefined && (buildsStd || canBuildStd(own))) return { rust: own, sysroot: undefined };
+  for (const rust of rusts) {
+    const sysroot = findSysroot(rust, 'atomics');
+    if (sysroot !== undefined) return { rust, sysroot };
+  }
+  return undefined;
+}
+
+/** cargo's unstable flags are for its nightly versions. */
+function canBuildStd({ version, sources }: Rust): boolean {
+  return sources !== undefined && isNightly({ version });
+}
+
+function isNightly({ version }: Pick<Rust, 'version'>): boolean {
+  return version.includes('-nightly');
 }
 
 /** When the crate's own will do for wasm, the others are not even asked. */
@@ -100,7 +126,13 @@ export function linkerOf(program: string): Linker {
   return { program, prefix: /(^|\/)(rust-)?lld(-\d+)?$/.test(program) ? ['-flavor', 'wasm'] : [] };
 }
 
-export function toolchainOf({ rust, sysroot }: RustFound, target: string, linker: Linker): Toolchain {
+export function toolchainOf(
+  { rust, sysroot }: RustFound,
+  target: string,
+  linker: Linker,
+  threads?: Threads,
+): Toolchain {
+  const flags = threads?.rustflags;
   return {
     target,
     cargo: rust.cargo,
@@ -109,7 +141,15 @@ export function toolchainOf({ rust, sysroot }: RustFound, target: string, linker
     version: rust.version.split('\n')[0] ?? '',
     rust,
     linker,
-    environment: { ...process.env, RUSTC: sysroot === undefined ? rust.rustc : join(sysroot, 'rustc') },
+    // One that cargo builds by its own configuration needs no flag for it.
+    ...(threads && { threads: { buildsStd: sysroot === undefined && !threads.buildsStd } }),
+    environment: {
+      ...process.env,
+      RUSTC: sysroot === undefined ? rust.rustc : join(sysroot, 'rustc'),
+      ...(flags && { CARGO_ENCODED_RUSTFLAGS: flags.join('\x1f') }),
+      // Crates ask by `cfg(target_feature = "atomics")`, to which a stable compiler says no whatever it was told.
+      ...(threads && !isNightly(rust) && { RUSTC_BOOTSTRAP: '1' }),
+    },
   };
 }
 

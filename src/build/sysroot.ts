@@ -20,22 +20,26 @@ import { DiagnosticError, readCargoErrors } from './diagnostic.ts';
 import { TARGET } from './package.ts';
 import { run } from './process.ts';
 import type { Rust } from './rust.ts';
+import { ATOMICS } from './threads.ts';
+
+/** How std is compiled: for one thread, or with atomics, for many. */
+export type Flavour = 'plain' | 'atomics';
 
 /** Its path, when it has been made for exactly this compiler. */
-export function findSysroot(rust: Rust): string | undefined {
-  const path = sysrootPath(rust);
+export function findSysroot(rust: Rust, flavour: Flavour): string | undefined {
+  const path = sysrootPath(rust, flavour);
   return existsSync(join(path, 'rustc')) ? path : undefined;
 }
 
 /** About half a minute. */
-export async function makeSysroot(rust: Rust, progress: (text: string) => void): Promise<void> {
-  const path = sysrootPath(rust);
+export async function makeSysroot(rust: Rust, flavour: Flavour, progress: (text: string) => void): Promise<void> {
+  const path = sysrootPath(rust, flavour);
   await makeOnce(
     path,
-    () => findSysroot(rust) !== undefined,
+    () => findSysroot(rust, flavour) !== undefined,
     async (folder) => {
-      progress(`building std for ${TARGET} (${rust.version.split('\n')[0]})`);
-      const libraries = await buildStd(rust, join(folder, 'std'), progress);
+      progress(`building std for ${TARGET}${nameOf(flavour)} (${rust.version.split('\n')[0]})`);
+      const libraries = await buildStd(rust, flavour, join(folder, 'std'), progress);
       const rustlib = join(folder, 'lib/rustlib');
       const target = join(rustlib, TARGET, 'lib');
       mkdirSync(target, { recursive: true });
@@ -50,7 +54,12 @@ export async function makeSysroot(rust: Rust, progress: (text: string) => void):
   );
 }
 
-async function buildStd(rust: Rust, folder: string, progress: (text: string) => void): Promise<string[]> {
+async function buildStd(
+  rust: Rust,
+  flavour: Flavour,
+  folder: string,
+  progress: (text: string) => void,
+): Promise<string[]> {
   mkdirSync(join(folder, 'src'), { recursive: true });
   writeFileSync(join(folder, 'src/lib.rs'), '#![no_std]\n');
   writeFileSync(join(folder, 'Cargo.toml'), '[package]\nname = "empty"\nedition = "2021"\n\n[workspace]\n');
@@ -69,11 +78,16 @@ async function buildStd(rust: Rust, folder: string, progress: (text: string) => 
     ],
     {
       cwd: folder,
-      env: { ...environment, RUSTC: rust.rustc, RUSTC_BOOTSTRAP: '1' },
+      env: {
+        ...environment,
+        RUSTC: rust.rustc,
+        RUSTC_BOOTSTRAP: '1',
+        ...(flavour === 'atomics' && { RUSTFLAGS: ATOMICS }),
+      },
       onStderr: (line) => {
         errors.push(line);
         const crate = /^\s*Compiling (\S+)/.exec(line)?.[1];
-        if (crate !== undefined) progress(`building std for ${TARGET}: ${crate}`);
+        if (crate !== undefined) progress(`building std for ${TARGET}${nameOf(flavour)}: ${crate}`);
       },
     },
   );
@@ -84,9 +98,13 @@ async function buildStd(rust: Rust, folder: string, progress: (text: string) => 
     .map((name) => join(output, name));
 }
 
-function sysrootPath(rust: Rust): string {
+function sysrootPath(rust: Rust, flavour: Flavour): string {
   const key = createHash('sha1').update(`${rust.version}\n${rust.sysroot}`).digest('hex').slice(0, 16);
-  return cachePath('sysroot', key);
+  return cachePath('sysroot', flavour === 'plain' ? key : `${key}-${flavour}`);
+}
+
+function nameOf(flavour: Flavour): string {
+  return flavour === 'plain' ? '' : ` with ${flavour}`;
 }
 
 function quote(text: string): string {

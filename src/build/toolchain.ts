@@ -4,6 +4,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { delimiter, dirname, join } from 'node:path';
 import { describeMissing, findBindgen, installBindgen } from './bindgen.ts';
+import { askConfiguration, type Configuration } from './configuration.ts';
 import { DiagnosticError } from './diagnostic.ts';
 import { askMetadata, type CargoOptions, TARGET, findPackage, findPrograms } from './package.ts';
 import { type Platform, platformOf, TRIPLES } from './platform.ts';
@@ -13,12 +14,14 @@ import {
   type Rusts,
   type Toolchain,
   chooseRust,
+  chooseThreadedRust,
   findLinker,
   findRust,
   findRusts,
   toolchainOf,
 } from './rust.ts';
-import { makeSysroot } from './sysroot.ts';
+import { type Flavour, makeSysroot } from './sysroot.ts';
+import { type Threads, threadsOf } from './threads.ts';
 
 /** One thing that has to be there: `found` says what it is, `missing` why it is not and what to type. */
 export interface Need {
@@ -47,10 +50,18 @@ const DEBIAN_C = ['gcc', 'libc6-dev'];
 export async function requireToolchain(
   given: CargoOptions,
   rusts: Promise<Rusts> = findRust(given.directory),
+  configuration: Promise<Configuration> = askConfiguration(given),
 ): Promise<Toolchain> {
   const options = { ...given, target: given.target ?? TARGET };
   const cc = findOnPath('cc');
-  const toolchain = cc === undefined ? undefined : chooseToolchain(await rusts, platformOf(options.target));
+  const platform = platformOf(options.target);
+  const threads = platform === 'wasm' ? threadsOf(options, await configuration) : undefined;
+  const toolchain =
+    cc === undefined
+      ? undefined
+      : threads
+        ? chooseThreaded(await findRusts(options.directory), threads)
+        : chooseToolchain(await rusts, platform);
   if (toolchain) return toolchain;
   const missing = (await diagnose(options)).filter((need) => need.missing);
   throw new DiagnosticError(
@@ -70,6 +81,8 @@ export async function diagnose(options: NeedOptions): Promise<Need[]> {
   const chosen = chooseRust(rusts);
   const linker = chosen && findLinker(chosen.rust);
   const toolchain = chosen && linker && toolchainOf(chosen, TARGET, linker);
+  const given = options.tests ? { ...options, threads: true } : options;
+  const threads = isForWeb && rusts.length > 0 ? threadsOf(given, await askConfiguration(options)) : undefined;
   const ccUse = isForWeb ? 'build scripts and macros are linked by it' : 'programs are linked by it';
   const needs: (Need | undefined)[] = [
     needOf('C compiler', findOnPath('cc'), ccUse, DEBIAN_C, options),
@@ -78,7 +91,8 @@ export async function diagnose(options: NeedOptions): Promise<Need[]> {
       ? [
           chosen
             ? { name: `Rust for ${TARGET}`, found: describeRust(chosen.rust, chosen.sysroot !== undefined) }
-            : missingRust(rusts, options),
+            : missingRust(rusts, 'plain', options),
+          threads && threadedRust(rusts, threads, options),
           chosen &&
             needOf('wasm linker', linker?.program, 'neither rust-lld nor wasm-ld is there', ['lld-22'], options),
           await bindgenNeed(toolchain, options),
@@ -105,6 +119,12 @@ export async function meetNeeds(options: NeedOptions): Promise<Need[]> {
 /** The browser of hotslot's own tests. */
 export function findChromium(): string | undefined {
   return findOnPath('chromium') ?? findOnPath('chromium-browser') ?? findOnPath('google-chrome');
+}
+
+function chooseThreaded(rusts: readonly Rust[], threads: Threads): Toolchain | undefined {
+  const found = chooseThreadedRust(rusts, threads);
+  const linker = found && findLinker(found.rust);
+  return found && linker && toolchainOf(found, TARGET, linker, threads);
 }
 
 function chooseToolchain({ own, wasm }: Rusts, platform: Platform | undefined): Toolchain | undefined {
@@ -157,22 +177,37 @@ function needOf(
   };
 }
 
-function missingRust(rusts: readonly Rust[], options: NeedOptions): Need {
-  const name = `Rust for ${TARGET}`;
+function threadedRust(rusts: readonly Rust[], threads: Threads, options: NeedOptions): Need {
+  const chosen = chooseThreadedRust(rusts, threads);
+  if (chosen === undefined) return missingRust(rusts, 'atomics', options);
+  return { name: nameOfRust('atomics'), found: describeRust(chosen.rust, chosen.sysroot !== undefined) };
+}
+
+function nameOfRust(flavour: Flavour): string {
+  return flavour === 'plain' ? `Rust for ${TARGET}` : `Rust for ${TARGET} with threads`;
+}
+
+function missingRust(rusts: readonly Rust[], flavour: Flavour, options: NeedOptions): Need {
+  const name = nameOfRust(flavour);
   const own = rusts[0];
-  const why = own ? `${firstLine(own.version)} has no std for it` : 'no rustc on PATH';
+  const lacks = flavour === 'plain' ? 'has no std for it' : 'has no std with atomics';
+  const why = own ? `${firstLine(own.version)} ${lacks}` : 'no rustc on PATH';
   const rustup = findOnPath('rustup');
   const withSources = rusts.find((rust) => rust.sources !== undefined);
-  const fix = rustup !== undefined && own !== undefined ? `rustup target add ${TARGET}` : aptLine(DEBIAN_RUST);
+  const ofRustup = flavour === 'plain' ? `rustup target add ${TARGET}` : 'rustup component add rust-src';
+  const fix = rustup !== undefined && own !== undefined ? ofRustup : aptLine(DEBIAN_RUST);
   const install = async (): Promise<void> => {
     const progress = options.progress ?? (() => undefined);
     if (rustup !== undefined && own?.sysroot.includes('toolchains')) {
-      progress(`rustup target add ${TARGET}`);
-      if ((await ask(rustup, ['target', 'add', TARGET], { cwd: options.directory })) !== undefined) return;
+      progress(ofRustup);
+      const added = await ask(rustup, ofRustup.split(' ').slice(1), { cwd: options.directory });
+      if (added !== undefined && flavour === 'plain') return;
     }
-    if (!withSources && canInstall()) await apt(DEBIAN_RUST, options);
-    const rust = withSources ?? (await findRusts(options.directory)).find((each) => each.sources !== undefined);
-    if (rust) await makeSysroot(rust, progress);
+    const find = async (): Promise<Rust | undefined> =>
+      withSources ?? (await findRusts(options.directory)).find((each) => each.sources !== undefined);
+    if (!(await find()) && canInstall()) await apt(DEBIAN_RUST, options);
+    const rust = await find();
+    if (rust) await makeSysroot(rust, flavour, progress);
   };
   return { name, missing: { why, fix: withSources ? 'npx hotslot doctor --fix' : fix }, install };
 }

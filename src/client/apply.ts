@@ -12,6 +12,8 @@ export interface Program {
   readonly memory: WebAssembly.Memory;
   readonly table: WebAssembly.Table;
   functions: ReadonlyMap<string, WebAssembly.ImportValue>;
+  /** False when another instance that shares the memory does that. */
+  writesData: boolean;
 }
 
 /** A patch with everything asynchronous behind it: `apply` can run between two calls of the program. */
@@ -19,6 +21,8 @@ export interface Prepared {
   readonly header: PatchHeader;
   readonly module: WebAssembly.Module;
   readonly glue?: GlueModule;
+  /** All of it as it came. */
+  readonly frame: ArrayBuffer;
 }
 
 /** wasm-bindgen's JavaScript as the server serves it for a patch. The result has one object per import module. */
@@ -31,15 +35,16 @@ export function openProgram(exports: WebAssembly.Exports): Program {
   if (!(memory instanceof WebAssembly.Memory) || !(table instanceof WebAssembly.Table)) {
     throw new Error('the module was not prepared for patches: it must export `memory` and `__hotslot_table`');
   }
-  return { exports, memory, table, functions: new Map() };
+  return { exports, memory, table, functions: new Map(), writesData: true };
 }
 
 export async function prepare({ header, module }: PatchFrame): Promise<Prepared> {
+  const frame = module.buffer;
   const compiled = compile(module);
-  if (header.glue === undefined) return { header, module: await compiled };
+  if (header.glue === undefined) return { header, module: await compiled, frame };
   // Settled together, so that neither rejection is left without a handler.
   const [wasm, glue] = await Promise.all([compiled, import(header.glue.url) as Promise<GlueModule>]);
-  return { header, module: wasm, glue };
+  return { header, module: wasm, glue, frame };
 }
 
 /** Below this a module compiles sooner than the page, busy with its own work, would come back to it. */
@@ -62,7 +67,7 @@ export function apply(program: Program, { header, module, glue }: Prepared): () 
   if (missing > 0) program.table.grow(missing);
   const restore = save(program, header);
   try {
-    instantiate(module, imports);
+    instantiate(program, module, imports);
   } catch (error) {
     restore();
     throw error;
@@ -74,15 +79,17 @@ export function apply(program: Program, { header, module, glue }: Prepared): () 
   };
 }
 
-/** Instantiating is the effect: nobody needs the instance, the table keeps its functions alive. */
-function instantiate(module: WebAssembly.Module, imports: WebAssembly.Imports): WebAssembly.Instance {
-  return new WebAssembly.Instance(module, imports);
+/** Instantiating is the effect: the table keeps the functions alive. Only with threads is there something left to write. */
+function instantiate(program: Program, module: WebAssembly.Module, imports: WebAssembly.Imports): void {
+  const { data, thread_locals: threadLocals } = new WebAssembly.Instance(module, imports).exports;
+  if (program.writesData && typeof data === 'function') data();
+  if (typeof threadLocals === 'function') threadLocals();
 }
 
 /** Copies what the patch overwrites; the result puts it back. Throws when a slot or range does not exist. */
-function save({ table, memory }: Program, { slots, ranges }: PatchHeader): () => void {
+function save({ table, memory, writesData }: Program, { slots, ranges }: PatchHeader): () => void {
   const entries = slots.map((slot) => [slot, table.get(slot) as unknown] as const);
-  const copies = ranges.map(([address, length]) => {
+  const copies = (writesData ? ranges : []).map(([address, length]) => {
     if (address + length > memory.buffer.byteLength) {
       throw new Error(`the patch writes ${length} bytes at ${address}, memory ends at ${memory.buffer.byteLength}`);
     }

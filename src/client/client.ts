@@ -2,6 +2,7 @@
 // itself when the connection is lost. The page's HTML loads it first; the glue calls `prepare` and `install`.
 
 import { apply, openProgram, prepare as preparePatch, type Prepared, type Program } from './apply.ts';
+import { Thread } from './threads.ts';
 import {
   type ClientMessage,
   type NoticeDiagnostic,
@@ -27,6 +28,8 @@ const FIRST_RETRY_MS = 250;
 const LAST_RETRY_MS = 4000;
 /** A program does not wait longer than this for a server that answers HTTP but not the socket. */
 const JOIN_TIMEOUT_MS = 5000;
+/** How long threads are waited for before it is told how many have not come by. */
+const THREADS_MS = 250;
 const LOGS_PER_SECOND = 20;
 const LOG_LENGTH = 8000;
 const RELOADED = 'hotslot:reloaded';
@@ -39,6 +42,9 @@ let socket: WebSocket | undefined;
 let base: string | undefined;
 let position: Position = { version: 0, state: '' };
 let program: Program | undefined;
+/** Of a program with threads: the one that this is, when it is the one that publishes. */
+let thread: Thread | undefined;
+let isConnecting = false;
 /** Taken before the program runs, in order. */
 let waiting: Taken[] = [];
 /** The last patch taken, until everyone else has it too. */
@@ -50,14 +56,45 @@ let joined: () => void = () => {};
 // ------------------------------------------------------------------------------------------------ called by the glue
 
 /** Before the glue's own code: resolves when everything `install` needs has arrived and is compiled. */
-export async function prepare(loaded: { readonly base: string; readonly version: number }): Promise<void> {
-  base = loaded.base;
-  position = { version: loaded.version, state: loaded.base };
+export async function prepare(loaded: Loaded): Promise<void> {
+  load(loaded);
   await new Promise<void>((resolve) => {
     joined = resolve;
     hello();
     setTimeout(() => resolve(), JOIN_TIMEOUT_MS);
   });
+}
+
+/** What the glue that the page loaded belongs to. */
+interface Loaded {
+  readonly base: string;
+  readonly version: number;
+}
+
+function load(loaded: Loaded): void {
+  base = loaded.base;
+  position = { version: loaded.version, state: loaded.base };
+  if (!isConnecting) void connect(FIRST_RETRY_MS);
+}
+
+/**
+ * When an instance with threads exists and none of its functions has run; the result is called when those have run that
+ * set it up. Which of the instances this is shows in the memory, once that has been set up too.
+ */
+export function join(exports: WebAssembly.Exports, loaded: Loaded): () => void {
+  const joining = new Thread(exports, () => {
+    // The others take from the first one what is new, and hear of nothing themselves.
+    if (!joining.claim()) return;
+    if (thread !== undefined) {
+      warn('this page runs the program twice; patches reach only the first one');
+      return;
+    }
+    thread = joining;
+    // In a worker it did not wait for the server: that would lose messages that the worker is about to get.
+    if (base === undefined) load(loaded);
+    enter(joining.program);
+  });
+  return () => joining.sync();
 }
 
 /** When the instance exists and none of its functions has run. */
@@ -66,10 +103,15 @@ export function install(exports: WebAssembly.Exports): void {
     warn('this page runs the program twice; patches reach only the first one');
     return;
   }
-  program = openProgram(exports);
+  enter(openProgram(exports));
+}
+
+/** Brings the program to where the page is. */
+function enter(entered: Program): void {
+  program = entered;
   for (const taken of waiting) {
     try {
-      taken.undo = apply(program, taken.patch);
+      taken.undo = change(program, taken.patch);
     } catch (error) {
       throw new Error(`hotslot could not bring the program to version ${taken.patch.header.version}`, { cause: error });
     }
@@ -77,9 +119,14 @@ export function install(exports: WebAssembly.Exports): void {
   waiting = [];
 }
 
+function change(changed: Program, patch: Prepared): () => void {
+  return thread === undefined ? apply(changed, patch) : thread.publish(patch);
+}
+
 // -------------------------------------------------------------------------------------------------------- connection
 
 async function connect(retryMs: number): Promise<void> {
+  isConnecting = true;
   try {
     const response = await fetch('/@hotslot/session', { cache: 'no-store' });
     if (!response.ok) throw new Error(`/@hotslot/session: ${response.status}`);
@@ -174,16 +221,30 @@ async function take(header: PatchHeader, compile: () => Promise<Prepared>): Prom
     const taken: Taken = { patch: await compile(), from: position };
     const startedAt = performance.now();
     if (program === undefined) waiting.push(taken);
-    else taken.undo = apply(program, taken.patch);
+    else taken.undo = change(program, taken.patch);
     const applyMs = performance.now() - startedAt;
     position = { version: header.version, state: header.state };
     provisional = header.committed ? undefined : taken;
     console.debug(`[hotslot] version ${header.version}: ${header.functions.join(', ')}`);
     globalThis.dispatchEvent(new CustomEvent('hotslot:patch', { detail: { version: header.version } }));
+    if (thread !== undefined) void tell(thread, header, startedAt + applyMs);
     return { type: 'receipt', state: header.state, applied: true, applyMs };
   } catch (error) {
     return { type: 'receipt', state: header.state, applied: false, reason: describe(error) };
   }
+}
+
+/** The other threads take a patch when they next call something, if they do. */
+async function tell(publisher: Thread, { version, state }: PatchHeader, since: number): Promise<void> {
+  let tally = await publisher.tally();
+  let ms = performance.now() - since;
+  while (tally.behind > 0 && ms < THREADS_MS && position.state === state) {
+    await new Promise((resolve) => setTimeout(resolve, 1));
+    tally = await publisher.tally();
+    ms = performance.now() - since;
+  }
+  if (tally.failed > 0) warn(`${tally.failed} threads could not take version ${version} and ended; reload the page`);
+  send({ type: 'threads', state, ...tally, ms });
 }
 
 function check({ base: of, version, previous }: PatchHeader): void {
@@ -284,4 +345,5 @@ Object.defineProperty(globalThis, '__hotslot', {
   } satisfies Inspection,
 });
 
-void connect(FIRST_RETRY_MS);
+// In a worker, only when the program there turns out to be one of its own.
+if (typeof document !== 'undefined') void connect(FIRST_RETRY_MS);

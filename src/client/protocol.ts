@@ -26,6 +26,18 @@ export type ClientMessage =
       readonly applyMs: number;
     }
   | { readonly type: 'receipt'; readonly state: string; readonly applied: false; readonly reason: string }
+  /** With threads, once after a receipt: who besides the page has the patch. */
+  | {
+      readonly type: 'threads';
+      readonly state: string;
+      readonly workers: number;
+      /** Have not called anything since. */
+      readonly behind: number;
+      /** Could not take it, and ended. */
+      readonly failed: number;
+      /** From the receipt to the last thread that has it. */
+      readonly ms: number;
+    }
   | { readonly type: 'log'; readonly level: 'error' | 'warn' | 'info'; readonly text: string };
 
 export type ServerMessage =

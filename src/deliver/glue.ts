@@ -24,10 +24,25 @@ export function hookGlue(base: Base): string {
     );
   }
   const loaded = JSON.stringify({ base: id, version });
+  if (base.isThreaded === true) return hookThreads(glue, from + start, loaded);
   return (
     "import { prepare as __hotslot_prepare, install as __hotslot_install } from '/@hotslot/client.js'; " +
     `await __hotslot_prepare(${loaded}); ` +
     `${glue.slice(0, from + at)} __hotslot_install(wasm); ${glue.slice(from + at)}`
+  );
+}
+
+/**
+ * With threads, which run the same glue in workers: there nothing may be awaited before the worker's own first lines,
+ * which expect messages. `start`: where `wasm.__wbindgen_start(` is.
+ */
+function hookThreads(glue: string, start: number, loaded: string): string {
+  const end = glue.indexOf(';', start) + 1;
+  return (
+    "import { prepare as __hotslot_prepare, join as __hotslot_join } from '/@hotslot/client.js'; " +
+    `if (typeof document !== 'undefined') await __hotslot_prepare(${loaded}); ` +
+    `${glue.slice(0, start)}const __hotslot_joined = __hotslot_join(wasm, ${loaded}); ` +
+    `${glue.slice(start, end)} __hotslot_joined();${glue.slice(end)}`
   );
 }
 

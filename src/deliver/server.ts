@@ -49,6 +49,8 @@ export interface Base {
   readonly module: Uint8Array;
   /** Where wasm-bindgen wrote the rest (`snippets/`). */
   readonly directory: string;
+  /** Its threads share a memory: pages have to be isolated from other origins. */
+  readonly isThreaded?: boolean;
 }
 
 export interface Server {
@@ -78,7 +80,7 @@ const PORTS_TO_TRY = 100;
 const SCRIPTS_TO_READ = 100;
 const SCRIPT = 'text/javascript;charset=utf-8';
 const PAGE = 'text/html;charset=utf-8';
-const CLIENT_MODULES: readonly string[] = ['client.js', 'apply.js', 'protocol.js'];
+const CLIENT_MODULES: readonly string[] = ['client.js', 'apply.js', 'threads.js', 'protocol.js'];
 /** Compiled, also when this file runs from its source (as the tests do). */
 const CLIENT_DIRECTORY: string = fileURLToPath(
   new URL(import.meta.url.endsWith('.ts') ? '../../dist/client/' : '../client/', import.meta.url),
@@ -110,6 +112,11 @@ export async function startServer(options: ServerOptions): Promise<Server> {
   async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const { headers } = request;
     response.setHeader('Cache-Control', 'no-cache');
+    if (base?.isThreaded === true) {
+      // https://html.spec.whatwg.org/multipage/webappapis.html#dom-crossoriginisolated: no shared memory otherwise.
+      response.setHeader('Cross-Origin-Opener-Policy', 'same-origin');
+      response.setHeader('Cross-Origin-Embedder-Policy', 'require-corp');
+    }
     const denial = checkHost(headers, host) ?? checkSite(headers);
     if (denial !== undefined) return reply(response, denial.status, denial.reason);
     const path = readPath(request.url ?? '');
@@ -183,6 +190,12 @@ export async function startServer(options: ServerOptions): Promise<Server> {
     response: ServerResponse,
     path: readonly string[],
   ): Promise<boolean> {
+    // A snippet that imports the package it is part of means its main file, which a bundler knows.
+    if (path.join('') === '' && request.headers['sec-fetch-dest'] === 'script') {
+      response.setHeader('Location', `/pkg/${encodeURIComponent(name)}.js`);
+      reply(response, 302, 'the main file is over there');
+      return true;
+    }
     const isGlue = path.length === 1 && path[0] === `${name}.js`;
     const isModule = path.length === 1 && path[0] === `${name}_bg.wasm`;
     if (!isGlue && !isModule && path[0] !== 'snippets') return false;

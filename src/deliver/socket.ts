@@ -167,6 +167,9 @@ export class Clients {
       case 'log':
         this.#log(client, message.level, message.text);
         break;
+      case 'threads':
+        this.#threads(client, message);
+        break;
     }
   }
 
@@ -220,6 +223,20 @@ export class Clients {
       this.#log(client, 'error', `version ${entry.header.version} could not be applied: ${message.reason}`);
       this.#reload(client, message.reason);
     }
+  }
+
+  #threads(client: Client, { state, workers, behind, failed, ms }: ClientMessage & { type: 'threads' }): void {
+    const entry = [this.#pending?.entry, ...this.#journal].find((each) => each?.header.state === state);
+    if (entry === undefined) return;
+    this.#report({
+      event: 'threads',
+      client: client.id,
+      version: entry.header.version,
+      workers,
+      behind,
+      ms,
+      ...(failed > 0 && { failed }),
+    });
   }
 
   #answer(client: Client, pending: Pending, answer: ClientMessage & { type: 'receipt' }): void {
@@ -323,12 +340,18 @@ function readMessage(text: string): ClientMessage | undefined {
     return undefined;
   }
   const { type, base, version, state, applied, applyMs, reason, level, text: line } = message;
+  const { workers, behind, failed, ms } = message;
   if (type === 'hello' && typeof base === 'string' && typeof version === 'number' && typeof state === 'string') {
     return { type, base, version, state };
   }
   if (type === 'receipt' && typeof state === 'string') {
     if (applied === true && typeof applyMs === 'number') return { type, state, applied, applyMs };
     if (applied === false && typeof reason === 'string') return { type, state, applied, reason };
+  }
+  if (type === 'threads' && typeof state === 'string') {
+    const counts = [workers, behind, failed, ms];
+    if (!counts.every((each) => typeof each === 'number')) return undefined;
+    return { type, state, workers, behind, failed, ms } as ClientMessage;
   }
   if (type === 'log' && (level === 'error' || level === 'warn' || level === 'info') && typeof line === 'string') {
     return { type, level, text: line };

@@ -12,13 +12,22 @@
 
 import type { Build, Image, Signature } from '../model.ts';
 import { Writer } from '../object/bytes.ts';
-import { writeSigned, writeUnsigned } from '../object/leb128.ts';
-import { ARENA_SYMBOL } from '../object/linking.ts';
+import { encodeUnsigned, writeSigned, writeUnsigned } from '../object/leb128.ts';
+import { ARENA_SYMBOL, THREAD_LOCALS_SYMBOL, THREADS_SYMBOL } from '../object/linking.ts';
 import { functionNames, readNames, writeNames } from '../object/names.ts';
 import { parameterCount } from '../object/signature.ts';
-import { type Export, type Module, readModule, type Section, section, writeModule } from '../object/wasm.ts';
+import {
+  type Export,
+  type Global,
+  type Module,
+  readModule,
+  type Section,
+  section,
+  writeModule,
+} from '../object/wasm.ts';
+import { guard, guardIndirectCalls, initialisations, type Threads } from './guard.ts';
 import { type LinkerMap, readMap } from './map.ts';
-import { type Entry, Program } from './program.ts';
+import { type AreaOf, type Area, type Entry, type Place, Program } from './program.ts';
 import { Unlinkable } from './target.ts';
 import { constantExpression, EXTERNREF_STATICS_END } from './wasm.ts';
 
@@ -26,6 +35,12 @@ import { constantExpression, EXTERNREF_STATICS_END } from './wasm.ts';
 const DESCRIBE = '__wbindgen_describe_';
 
 const NUMBER: Signature = '()->(i32)';
+const NOTHING: Signature = '()->()';
+
+const CALL = 0x10;
+const CALL_INDIRECT = 0x11;
+const I32_CONST = 0x41;
+const END = 0x0b;
 
 /** Table entries kept free for functions that patches add. An empty entry costs the page a pointer. */
 const FREE_SLOTS = 1 << 16;
@@ -51,18 +66,39 @@ export function openBase(
 
   // Slots lie behind the program's own entries, in the order of the functions.
   const slotOf = (index: number): number => table.minimum + index;
-  const firstMoved = functions.all.length;
   const slots = functions.all.map((_, index) => index);
+  const signatures = [...(section(module, 'type')?.types ?? [])];
   const bodies = [...(section(module, 'code')?.bodies ?? [])];
   const types = [...(section(module, 'function')?.types ?? [])];
   const names = new Map(functions.names);
-  const parameters = (section(module, 'type')?.types ?? []).map(parameterCount);
+  const typeOf = (signature: Signature): number => {
+    const known = signatures.indexOf(signature);
+    return known < 0 ? signatures.push(signature) - 1 : known;
+  };
+  const add = (signature: Signature, body: Uint8Array): number => {
+    types.push(typeOf(signature));
+    return functions.imported + bodies.push(body) - 1;
+  };
+
+  // With threads, a function to do nothing in the place of the client's until there is a client, and one to call it.
+  const shared = isShared(module) ? threadsOf(map, slotOf(slots.length)) : undefined;
+  const firstGlobal = section(module, 'global')?.globals.length ?? 0;
+  let checked: Uint8Array = new Uint8Array();
+  if (shared !== undefined) {
+    slots.push(add(NOTHING, Uint8Array.of(0, END)));
+    const sync = add(NOTHING, Uint8Array.of(0, ...callSlot(shared.syncSlot, typeOf(NOTHING), table.index), END));
+    checked = guard(shared, firstGlobal, Uint8Array.of(CALL, ...encodeUnsigned(sync)));
+    for (const [at, body] of bodies.entries()) {
+      if (at < functions.all.length - functions.imported) bodies[at] = guardIndirectCalls(body, checked);
+    }
+  }
+  const parameters = signatures.map(parameterCount);
   for (const index of stubbed.keys()) {
     const { type } = functions.all[index] ?? fail(`no function ${index}`);
-    const moved = firstMoved + (bodies.length - (functions.all.length - functions.imported));
+    const moved = functions.imported + bodies.length;
     const at = index - functions.imported;
     bodies.push(bodies[at] ?? fail(`function ${index} has no body`));
-    bodies[at] = stub(parameters[type] ?? fail(`no type ${type}`), type, slotOf(index), table.index);
+    bodies[at] = stub(checked, parameters[type] ?? fail(`no type ${type}`), callSlot(slotOf(index), type, table.index));
     types.push(type);
     slots[index] = moved;
     // The name goes with the body: it is what a stack trace shows.
@@ -73,25 +109,35 @@ export function openBase(
 
   // wasm-bindgen writes this number in place of each call that asks for it. Patches call: they get a function.
   const externrefs = (section(module, 'table')?.tables ?? []).find(({ type }) => type === 'externref');
-  const numberType = (section(module, 'type')?.types ?? []).indexOf(NUMBER);
   const extra = new Map<string, Entry>();
-  if (externrefs !== undefined && numberType >= 0) {
+  if (externrefs !== undefined) {
     extra.set(EXTERNREF_STATICS_END, { slot: slotOf(slots.length), signature: NUMBER });
-    slots.push(functions.imported + bodies.length);
-    types.push(numberType);
     // No locals; then the constant expression, which ends as a body does.
-    bodies.push(Uint8Array.of(0, ...constantExpression(externrefs.limits.minimum)));
+    slots.push(add(NUMBER, Uint8Array.of(0, ...constantExpression(externrefs.limits.minimum))));
   }
 
   const rewritten = writeModule({
     name: module.name,
     sections: replace(module, {
+      type: { kind: 'type', types: signatures },
+      global: {
+        kind: 'global',
+        globals: [...(section(module, 'global')?.globals ?? []), ...(shared?.globals ?? [])],
+      },
       function: { kind: 'function', types },
       code: { kind: 'code', bodies },
       table: resizedTable(module, table, slotOf(slots.length) + FREE_SLOTS),
       export: {
         kind: 'export',
-        exports: [...(section(module, 'export')?.exports ?? []), ...ownExports(module, table.index)],
+        exports: [
+          ...(section(module, 'export')?.exports ?? []),
+          ...ownExports(module, table.index),
+          ...(shared?.globals ?? []).map(({ name }, index): Export => ({
+            name: `__hotslot_${name}`,
+            kind: 'global',
+            index: firstGlobal + index,
+          })),
+        ],
       },
       element: {
         kind: 'element',
@@ -110,8 +156,6 @@ export function openBase(
     }),
   });
 
-  const arena = map.data.get(ARENA_SYMBOL);
-  if (arena === undefined) throw new Unlinkable(`the linker's map has no ${ARENA_SYMBOL}`);
   const entries = new Map<string, Entry>(extra);
   const ambiguous = new Set(map.ambiguous);
   for (const [index, { signature, name }] of functions.all.entries()) {
@@ -139,14 +183,15 @@ export function openBase(
     ambiguous,
     merged,
     map,
-    initial: initialMemory(module),
+    initial: initialMemory(module, functions),
     free: {
       slot: slotOf(slots.length),
-      areas: [{ address: arena.address, end: arena.address + arena.sizeBytes, alignment: 1 }],
+      areas: areasOf(map, shared !== undefined),
     },
-    areaOf: { constant: 0, data: 0, zero: 0 },
+    areaOf: shared === undefined ? IN_ARENA : { ...IN_ARENA, tls: 1 },
     objects: build.objects,
     hostConstants: hostConstants(image.glue),
+    ...(shared && { threads: shared }),
   });
   return { module: rewritten, program };
 }
@@ -209,20 +254,74 @@ function userFunctions(
   return found;
 }
 
-function stub(parameters: number, type: number, slot: number, table: number): Uint8Array {
-  const writer = new Writer(16);
+function stub(checked: Uint8Array, parameters: number, call: Uint8Array): Uint8Array {
+  const writer = new Writer(32);
   writer.u8(0);
+  writer.bytes(checked);
   for (let index = 0; index < parameters; index++) {
     writer.u8(0x20);
     writeUnsigned(writer, index);
   }
-  writer.u8(0x41);
+  writer.bytes(call);
+  writer.u8(END);
+  return writer.finish();
+}
+
+/** Instructions that call what a slot holds. */
+function callSlot(slot: number, type: number, table: number): Uint8Array {
+  const writer = new Writer(16);
+  writer.u8(I32_CONST);
   writeSigned(writer, slot);
-  writer.u8(0x11);
+  writer.u8(CALL_INDIRECT);
   writeUnsigned(writer, type);
   writeUnsigned(writer, table);
-  writer.u8(0x0b);
   return writer.finish();
+}
+
+/** Each thread has an instance of its own, and they share an imported memory. */
+function isShared(module: Module): boolean {
+  return (section(module, 'import')?.imports ?? []).some((item) => item.kind === 'memory' && item.limits.shared);
+}
+
+interface SharedProgram extends Threads {
+  /** To be appended, the seen epoch first. */
+  readonly globals: readonly (Global & { readonly name: string })[];
+}
+
+function threadsOf(map: LinkerMap, syncSlot: number): SharedProgram {
+  const { address, sizeBytes } = placeOf(map, THREADS_SYMBOL);
+  const constant = (name: string, value: number): Global & { name: string } => ({
+    name,
+    type: 'i32',
+    mutable: false,
+    initial: constantExpression(value),
+  });
+  return {
+    epoch: address,
+    syncSlot,
+    globals: [
+      // A new thread has seen nothing, and finds that out at its first guard.
+      { ...constant('seen', -1), mutable: true },
+      constant('threads', address),
+      constant('threads_end', address + sizeBytes),
+      constant('sync_slot', syncSlot),
+    ],
+  };
+}
+
+const IN_ARENA: AreaOf = { constant: 0, data: 0, zero: 0 };
+
+function areasOf(map: LinkerMap, isThreaded: boolean): Area[] {
+  return (isThreaded ? [ARENA_SYMBOL, THREAD_LOCALS_SYMBOL] : [ARENA_SYMBOL]).map((symbol) => {
+    const { address, sizeBytes } = placeOf(map, symbol);
+    return { address, end: address + sizeBytes, alignment: 1 };
+  });
+}
+
+function placeOf(map: LinkerMap, symbol: string): Place {
+  const place = map.data.get(symbol);
+  if (place === undefined) throw new Unlinkable(`the linker's map has no ${symbol}`);
+  return place;
 }
 
 interface FunctionTable {
@@ -263,6 +362,8 @@ function ownExports(module: Module, functionTableIndex: number): Export[] {
 }
 
 interface Replacements {
+  readonly type: Section;
+  readonly global: Section;
   readonly function: Section;
   readonly code: Section;
   readonly table: Section;
@@ -274,6 +375,8 @@ interface Replacements {
 function replace(module: Module, replacements: Replacements): Section[] {
   const sections = module.sections.map((old): Section => {
     switch (old.kind) {
+      case 'type':
+      case 'global':
       case 'function':
       case 'code':
       case 'table':
@@ -304,11 +407,18 @@ function insertBefore(sections: Section[], inserted: Section, kinds: readonly Se
 }
 
 /** The memory as the data segments leave it; what no segment covers is zero. */
-function initialMemory(module: Module): (address: number, sizeBytes: number) => Uint8Array {
-  const segments = (section(module, 'data')?.segments ?? []).flatMap(({ flags, offset, bytes }) => {
+function initialMemory(
+  module: Module,
+  { all, imported }: Functions,
+): (address: number, sizeBytes: number) => Uint8Array {
+  // With threads, the first of them writes the segments.
+  const writer = all.findIndex(({ name }, index) => name === '__wasm_init_memory' && index >= imported);
+  const body = writer < 0 ? undefined : section(module, 'code')?.bodies[writer - imported];
+  const active = (section(module, 'data')?.segments ?? []).flatMap(({ flags, offset, bytes }) => {
     const start = flags === 1 || offset === undefined ? undefined : constantValue(offset);
     return start === undefined ? [] : [{ start, bytes }];
   });
+  const segments = body === undefined ? active : [...active, ...initialisations(module, body)];
   return (address, sizeBytes) => {
     const memory = new Uint8Array(sizeBytes);
     for (const { start, bytes } of segments) {

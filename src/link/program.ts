@@ -4,6 +4,7 @@
 // that is refused, or that a client could not apply, is forgotten with its Draft.
 
 import type { AtomKind, ObjectFile, ObjectSource, Signature, Symbol } from '../model.ts';
+import type { Threads } from './guard.ts';
 import type { TypeDigests } from './layout.ts';
 
 /** A function that can be called through its slot. */
@@ -69,6 +70,8 @@ export interface ProgramStart {
   readonly areaOf: AreaOf;
   readonly objects: readonly ObjectSource[];
   readonly hostConstants: string;
+  /** Of a wasm program with threads. */
+  readonly threads?: Threads;
 }
 
 export class Program {
@@ -87,6 +90,7 @@ export class Program {
   readonly gone: Map<string, readonly string[]> = new Map();
   /** What the host set up when the program started, which code names by position. Equal texts, equal constants. */
   readonly hostConstants: string;
+  readonly threads: Threads | undefined;
   version: number;
   free: FreeSpace;
 
@@ -101,6 +105,7 @@ export class Program {
     this.initial = start.initial;
     this.free = start.free;
     this.hostConstants = start.hostConstants;
+    this.threads = start.threads;
     this.data = new Map(start.map.data);
     this.objects = new Map(start.objects.map((source) => [source.name, { source, fromBase: true }]));
   }

@@ -5,6 +5,9 @@
 // memory, tables and stack pointer, and nothing by function: whatever code calls, it calls through a slot, so that the
 // next patch reaches this one's calls too.
 //
+// With threads, each of them instantiates the module, and the data must be written once: then the segments are passive,
+// and two exported functions copy them: `data` for the thread that publishes the patch, `thread_locals` for each.
+//
 // Code is spliced, not re-assembled. Branches in wasm count nesting levels, not bytes, so an instruction may become
 // longer or shorter; and relocations say where every index and address stands. `call f` becomes `i32.const SLOT;
 // call_indirect`, padded numbers become minimal ones.
@@ -15,8 +18,16 @@ import { encodeSigned, writeSigned, writeUnsigned } from '../object/leb128.ts';
 import { writeNames } from '../object/names.ts';
 import * as R from '../object/relocations.ts';
 import { relocationKinds } from '../object/relocations.ts';
-import { type ElementSegment, type Import, type Section, writeModule } from '../object/wasm.ts';
+import {
+  type DataSegment,
+  type ElementSegment,
+  type Export,
+  type Import,
+  type Section,
+  writeModule,
+} from '../object/wasm.ts';
 import { symbolAt } from './diff.ts';
+import { guard, isIndirectCall, type Threads } from './guard.ts';
 import { readable } from './mangle.ts';
 import { type Plan, type PlannedData, type Resolved, type Target, type TargetKind, Unlinkable } from './target.ts';
 
@@ -48,10 +59,10 @@ export const wasmTarget: Target<WasmPatch> = {
   emit: (head, plan, draft, glue) => ({
     kind: 'wasm',
     ...head,
-    module: emit(plan),
+    module: emit(plan, draft.program.threads),
     tableLength: draft.free.slot,
     slots: [...plan.imports, ...plan.functions].map(({ slot }) => slot),
-    ranges: plan.data.map(({ address, atom }) => [address, atom.sizeBytes]),
+    ranges: plan.data.filter(isShared).map(({ address, atom }) => [address, atom.sizeBytes]),
     ...(glue && { glue }),
   }),
 };
@@ -90,13 +101,24 @@ const RETURN_CALL_INDIRECT = 0x13;
 const TABLE_GET = 0x25;
 const I32_CONST = 0x41;
 const END = 0x0b;
+const GLOBAL_GET = 0x23;
+const I32_ADD = 0x6a;
 const REF_FUNC = 0xd2;
+const MEMORY_INIT = [0xfc, 0x08];
+
+/** Any shared memory has a maximum, and this is the largest. */
+const SHARED = { minimum: 0, maximum: 0x10000, shared: true };
 
 /** The function table is the patch's first table, whatever its index in the program. */
 const FUNCTION_TABLE = 0;
 
-function emit(plan: Plan): Uint8Array {
-  return new Emitter(plan).emit();
+function emit(plan: Plan, threads: Threads | undefined): Uint8Array {
+  return new Emitter(plan, threads).emit();
+}
+
+/** All but thread-locals, whose addresses are offsets. */
+function isShared({ atom }: PlannedData): boolean {
+  return atom.kind !== 'tls';
 }
 
 class Emitter {
@@ -107,14 +129,18 @@ class Emitter {
   readonly #tables = new Map<string, number>([['__indirect_function_table', FUNCTION_TABLE]]);
   readonly #tags = new Map<string, number>();
 
-  constructor(plan: Plan) {
+  readonly #threads: Threads | undefined;
+  #guardBytes: Uint8Array | undefined;
+
+  constructor(plan: Plan, threads: Threads | undefined) {
     this.#plan = plan;
+    this.#threads = threads;
   }
 
   emit(): Uint8Array {
     const { functions, imports, data } = this.#plan;
     this.#imports.push(
-      { module: 'hotslot', name: 'memory', kind: 'memory', limits: { minimum: 0 } },
+      { module: 'hotslot', name: 'memory', kind: 'memory', limits: this.#threads ? SHARED : { minimum: 0 } },
       { module: 'hotslot', name: 'table', kind: 'table', table: { type: 'funcref', limits: { minimum: 0 } } },
       ...imports.map(({ field, signature }): Import => ({
         module: 'glue',
@@ -129,19 +155,72 @@ class Emitter {
     const types = functions.map(({ signature }) => this.#type(signature));
     const slots = [...imports, ...functions].map(({ slot }, index): [number, number] => [slot, index]);
     const names = new Map(functions.map(({ name }, index) => [imports.length + index, readable(name).slice(0, 120)]));
+    const written = data.filter(({ atom, fresh }) => atom.kind !== 'zero' || !fresh);
+    const segments = written.map((one) => segment(one, this.#threads !== undefined));
+    const exports: Export[] = [];
+    const copy = (name: string, isMeant: (data: PlannedData) => boolean): void => {
+      if (!written.some(isMeant)) return;
+      exports.push({ name, kind: 'function', index: imports.length + bodies.length });
+      bodies.push(this.#copy(written, isMeant));
+      types.push(this.#type('()->()'));
+    };
+    if (this.#threads !== undefined) {
+      copy('data', isShared);
+      copy('thread_locals', (one) => !isShared(one));
+    }
     const sections: Section[] = [
       { kind: 'type', types: [...this.#types.keys()] },
       { kind: 'import', imports: this.#imports },
     ];
-    if (functions.length > 0) sections.push({ kind: 'function', types });
+    if (bodies.length > 0) sections.push({ kind: 'function', types });
+    if (exports.length > 0) sections.push({ kind: 'export', exports });
     if (slots.length > 0) sections.push({ kind: 'element', segments: elements(slots) });
-    if (functions.length > 0) sections.push({ kind: 'code', bodies });
-    const segments = data.filter(({ atom, fresh }) => atom.kind !== 'zero' || !fresh).map(segment);
+    if (exports.length > 0) sections.push({ kind: 'dataCount', count: segments.length });
+    if (bodies.length > 0) sections.push({ kind: 'code', bodies });
     if (segments.length > 0) sections.push({ kind: 'data', segments });
     if (functions.length > 0) {
       sections.push({ kind: 'custom', name: 'name', bytes: writeNames([{ kind: 'functions', names }]) });
     }
     return writeModule({ name: 'patch', sections });
+  }
+
+  /** A function that writes the segments that are meant, of all that there are. */
+  #copy(written: readonly PlannedData[], isMeant: (data: PlannedData) => boolean): Uint8Array {
+    const writer = new Writer();
+    writer.u8(0);
+    for (const [index, one] of written.entries()) {
+      if (!isMeant(one)) continue;
+      writer.u8(I32_CONST);
+      writeSigned(writer, one.address | 0);
+      if (!isShared(one)) {
+        writer.u8(GLOBAL_GET);
+        writeUnsigned(writer, this.#global(one.atom.name, '__tls_base'));
+        writer.u8(I32_ADD);
+      }
+      writer.u8(I32_CONST);
+      writeSigned(writer, 0);
+      writer.u8(I32_CONST);
+      writeSigned(writer, one.atom.sizeBytes);
+      writer.bytes(MEMORY_INIT);
+      writeUnsigned(writer, index);
+      writer.u8(0);
+    }
+    writer.u8(END);
+    return writer.finish();
+  }
+
+  /** What has to stand before a call, in a program with threads. */
+  #guard(): Uint8Array {
+    if (this.#threads === undefined) return NOTHING;
+    if (this.#guardBytes !== undefined) return this.#guardBytes;
+    const sync = new Writer(16);
+    sync.u8(I32_CONST);
+    writeSigned(sync, this.#threads.syncSlot);
+    sync.u8(CALL_INDIRECT);
+    writeUnsigned(sync, this.#type('()->()'));
+    writeUnsigned(sync, FUNCTION_TABLE);
+    this.#guardBytes = guard(this.#threads, this.#global('', 'seen'), sync.finish());
+    return this.#guardBytes;
   }
 
   #type(signature: Signature): number {
@@ -163,7 +242,12 @@ class Emitter {
         writer.copy(body, copied, offset - 1);
         this.#call(writer, name, body[offset - 1], value, signature ?? '');
       } else {
-        writer.copy(body, copied, offset);
+        const isCall = kind === R.R_WASM_TYPE_INDEX_LEB && isIndirectCall(body[offset - 1]);
+        writer.copy(body, copied, isCall ? offset - 1 : offset);
+        if (isCall) {
+          writer.bytes(this.#guard());
+          writer.u8(body[offset - 1] ?? CALL_INDIRECT);
+        }
         this.#immediate(writer, name, relocation);
       }
       copied = end;
@@ -173,6 +257,7 @@ class Emitter {
   }
 
   #call(writer: Writer, name: string, opcode: number | undefined, slot: number, signature: Signature): void {
+    if (opcode !== REF_FUNC) writer.bytes(this.#guard());
     writer.u8(I32_CONST);
     writeSigned(writer, slot);
     if (opcode === REF_FUNC) {
@@ -192,6 +277,7 @@ class Emitter {
     switch (kind) {
       case R.R_WASM_TABLE_INDEX_SLEB:
       case R.R_WASM_MEMORY_ADDR_SLEB:
+      case R.R_WASM_MEMORY_ADDR_TLS_SLEB:
         return writeSigned(writer, (value + addend) | 0);
       case R.R_WASM_MEMORY_ADDR_LEB:
         return writeUnsigned(writer, (value + addend) >>> 0);
@@ -214,12 +300,13 @@ class Emitter {
   #global(user: string, name: string): number {
     const known = this.#globals.get(name);
     if (known !== undefined) return known;
-    if (name !== '__stack_pointer') throw new Unlinkable(`\`${readable(user)}\` uses the global \`${name}\``);
+    const ours = GLOBALS.get(name);
+    if (ours === undefined) throw new Unlinkable(`\`${readable(user)}\` uses the global \`${name}\``);
     const index = this.#globals.size;
     this.#globals.set(name, index);
     this.#imports.push({
       module: 'hotslot',
-      name: 'stack_pointer',
+      name: ours,
       kind: 'global',
       global: { type: 'i32', mutable: true },
     });
@@ -247,6 +334,15 @@ class Emitter {
     return index;
   }
 }
+
+const NOTHING = new Uint8Array();
+
+/** Globals of each instance: what code calls them, and as what the client has them. */
+const GLOBALS: ReadonlyMap<string, string> = new Map([
+  ['__stack_pointer', 'stack_pointer'],
+  ['__tls_base', '__tls_base'],
+  ['seen', 'seen'],
+]);
 
 /** https://webassembly.github.io/spec/core/binary/values.html#integers: the last byte has its high bit clear. */
 function endOfLeb(bytes: Uint8Array, offset: number): number {
@@ -276,12 +372,7 @@ function elements(slots: readonly (readonly [slot: number, index: number])[]): E
   return segments;
 }
 
-function segment({ address, atom, relocations }: PlannedData): {
-  flags: 0;
-  memory: number;
-  offset: Uint8Array;
-  bytes: Uint8Array;
-} {
+function segment({ address, atom, relocations }: PlannedData, isPassive: boolean): DataSegment {
   const bytes = new Uint8Array(atom.sizeBytes);
   bytes.set(atom.bytes);
   const view = new DataView(bytes.buffer);
@@ -291,5 +382,7 @@ function segment({ address, atom, relocations }: PlannedData): {
     }
     view.setUint32(offset, (value + addend) >>> 0, true);
   }
-  return { flags: 0, memory: 0, offset: constantExpression(address), bytes };
+  return isPassive
+    ? { flags: 1, memory: 0, bytes }
+    : { flags: 0, memory: 0, offset: constantExpression(address), bytes };
 }

@@ -141,10 +141,37 @@ export function writeObject(
 
 /** The symbol under which `writeArenaObject` reserves memory. */
 export const ARENA_SYMBOL = '__hotslot_arena';
+/** With threads also: where they meet, and in each thread's own block room for new thread-locals. */
+export const THREADS_SYMBOL = '__hotslot_threads';
+export const THREAD_LOCALS_SYMBOL = '__hotslot_thread_locals';
 
-/** An object that reserves `sizeBytes` of zeroed memory, aligned to 16, for data of patches to come. */
-export function writeArenaObject(sizeBytes: number): Uint8Array<ArrayBuffer> {
-  return writeObject([{ name: `.bss.${ARENA_SYMBOL}`, symbol: ARENA_SYMBOL, sizeBytes, alignment: 16 }]);
+/** Holds the words that threads share, and the patches as long as there is room. */
+const THREADS_BYTES = 1 << 20;
+/** Each thread copies them when it starts. */
+const THREAD_LOCALS_BYTES = 1 << 13;
+
+/**
+ * An object that reserves `sizeBytes` of zeroed memory, aligned to 16, for data of patches to come; with threads also
+ * what they need to take patches.
+ */
+export function writeArenaObject(sizeBytes: number, threads = false): Uint8Array<ArrayBuffer> {
+  const arena = { name: `.bss.${ARENA_SYMBOL}`, symbol: ARENA_SYMBOL, sizeBytes, alignment: 16 };
+  if (!threads) return writeObject([arena]);
+  return writeObject(
+    [
+      arena,
+      // Its first word is read at every call: a cache line that nothing else shares.
+      { name: `.bss.${THREADS_SYMBOL}`, symbol: THREADS_SYMBOL, sizeBytes: THREADS_BYTES, alignment: 64 },
+      {
+        name: `.tbss.${THREAD_LOCALS_SYMBOL}`,
+        symbol: THREAD_LOCALS_SYMBOL,
+        sizeBytes: THREAD_LOCALS_BYTES,
+        alignment: 16,
+        isThreadLocal: true,
+      },
+    ],
+    ['atomics', 'bulk-memory', 'mutable-globals'],
+  );
 }
 
 /** Resolves the indices of one object's symbol table. */
