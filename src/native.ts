@@ -9,7 +9,7 @@ import { openProcess, type Process } from './deliver/process.ts';
 import { elfTarget } from './link/elf.ts';
 import { placeExecutable, readExecutable } from './link/executable.ts';
 import { Linker } from './link/linker.ts';
-import { stubObjects } from './link/stubs.ts';
+import { type KnownObjects, stubObjects } from './link/stubs.ts';
 import type { Build, ElfPatch, Event, Receipt } from './model.ts';
 
 /** See `SessionOptions`. */
@@ -28,6 +28,8 @@ export class Native implements Backend<ElfPatch> {
   readonly url = undefined;
   readonly #options: NativeOptions;
   readonly #builder: Builder;
+  /** Of the last link. */
+  readonly #stubbed: KnownObjects = new Map();
   #process: Process | undefined;
 
   constructor(options: NativeOptions, builder: Builder) {
@@ -55,7 +57,7 @@ export class Native implements Backend<ElfPatch> {
   }
 
   async publish(build: Build, version: number, reason: string): Promise<Running<ElfPatch> | undefined> {
-    const stubbed = stubObjects(build.objects);
+    const stubbed = stubObjects(build.objects, this.#stubbed);
     const executable = await this.#builder.executable(build, stubbed.rewrite, new AbortController().signal);
     const parsed = readExecutable(executable, stubbed, contentHash);
     const started = await this.#program.start(executable, { id: parsed.base, version });

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { Comparison, definitionOf } from '../src/link/diff.ts';
-import { stubObjects } from '../src/link/stubs.ts';
+import { type KnownObjects, stubObjects } from '../src/link/stubs.ts';
 import type { Resolved } from '../src/link/target.ts';
 import { relaxThreadLocals } from '../src/link/threadlocals.ts';
 import type { ObjectFile } from '../src/model.ts';
@@ -129,6 +129,19 @@ describe.each(FIXTURES)('%s', (name) => {
           expect(meansStart(atom, relocation)).toBe(false);
       }
     }
+  });
+
+  test('stubs are put into an object once, for as long as it stays the same', () => {
+    const known: KnownObjects = new Map();
+    let reads = 0;
+    const source = { name, stamp: 'one', bytes: () => (reads++, bytesOf(name)) };
+    const first = stubObjects([source], known);
+    expect(stubObjects([source], known)).toEqual(first);
+    expect(reads).toBe(1);
+    stubObjects([{ ...source, stamp: 'two' }], known);
+    stubObjects([], known);
+    stubObjects([{ ...source, stamp: 'two' }], known);
+    expect(reads).toBe(3);
   });
 });
 

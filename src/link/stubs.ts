@@ -74,17 +74,33 @@ export const SLOT_BYTES = 8;
 /** Begins the name of a symbol that only says where something is: `__hotslot_at:OBJECT:SECTION or SYMBOL`. */
 export const ANCHOR = '__hotslot_at:';
 
-/** Throws MalformedError when an object is none. */
-export function stubObjects(objects: readonly ObjectSource[]): Stubbed {
+/** What was made of an object. */
+interface StubbedObject {
+  readonly stamp: string;
+  readonly functions: readonly Stubbable[];
+  /** Undefined when nothing had to be changed. */
+  readonly bytes?: Uint8Array;
+}
+
+/** What was made of objects, by their names: most of them are the same when a program is linked the next time. */
+export type KnownObjects = Map<string, StubbedObject>;
+
+/** Throws MalformedError when an object is none. `known` is used, and holds these objects afterwards. */
+export function stubObjects(objects: readonly ObjectSource[], known: KnownObjects = new Map()): Stubbed {
   const slots: StubSlot[] = [];
   const stubs: Stub[] = [];
   const rewritten = new Map<string, Uint8Array>();
-  for (const { name, bytes } of objects) {
-    const object = readSource(bytes(), name);
-    if (object === undefined) continue;
-    const own = functionsOf(object);
+  const earlier = new Map(known);
+  known.clear();
+  for (const source of objects) {
+    const { name } = source;
+    const before = earlier.get(name);
+    const object = before?.stamp === source.stamp ? before : stubObject(source);
+    const { functions, bytes } = object;
+    known.set(name, object);
+    if (bytes !== undefined) rewritten.set(name, bytes);
     const first = new Map<number, number>();
-    for (const { entry, section, stub } of own) {
+    for (const { entry, section, stub } of functions) {
       const slot = slots.length;
       const sharedWith = first.get(section);
       if (sharedWith === undefined) first.set(section, slot);
@@ -98,11 +114,17 @@ export function stubObjects(objects: readonly ObjectSource[]): Stubbed {
         ...(sharedWith !== undefined && { sharedWith }),
       });
     }
-    const edited = rewriteObject(object, own);
-    if (edited !== undefined) rewritten.set(name, edited);
   }
-  const added = new Map([[STUB_OBJECT, stubObject(stubs)]]);
+  const added = new Map([[STUB_OBJECT, slotObject(stubs)]]);
   return { rewrite: { objects: rewritten, added }, slots, slotCount: slots.length + FREE_SLOTS };
+}
+
+function stubObject({ name, stamp, bytes }: ObjectSource): StubbedObject {
+  const object = readSource(bytes(), name);
+  if (object === undefined) return { stamp, functions: [] };
+  const functions = functionsOf(object);
+  const edited = rewriteObject(object, functions);
+  return { stamp, functions, ...(edited && { bytes: edited }) };
 }
 
 interface Source {
@@ -262,7 +284,8 @@ const STUBS_SYMBOL = 2;
 const JUMP = [0xff, 0x25, 0, 0, 0, 0, 0x66, 0x90];
 const JUMP_FIELD = 2;
 
-function stubObject(stubs: readonly Stub[]): Uint8Array {
+/** The object that has the slots, and a stub for each. */
+function slotObject(stubs: readonly Stub[]): Uint8Array {
   const count = stubs.length + FREE_SLOTS;
   const sizeBytes = count * SLOT_BYTES;
   const code = new Writer(sizeBytes);
