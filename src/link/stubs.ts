@@ -46,7 +46,7 @@ export interface Stubbed {
   readonly slotCount: number;
 }
 
-export interface StubSlot {
+interface StubSlot {
   /** As the code names it. */
   readonly name: string;
   /** As the finished program names its code. */
@@ -66,7 +66,7 @@ const FREE_SLOTS = 1 << 14;
 
 /** Symbols of the stub object. The agent asks for those of the slots. */
 export const SLOTS_START = '__hotslot_slots_start';
-export const SLOTS_END = '__hotslot_slots_end';
+const SLOTS_END = '__hotslot_slots_end';
 export const STUBS_START = '__hotslot_stubs_start';
 /** Bytes of a slot, and of a stub. */
 export const SLOT_BYTES = 8;

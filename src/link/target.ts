@@ -18,7 +18,7 @@ import type { TypeDigests } from './layout.ts';
 import type { Draft } from './program.ts';
 
 /** What the number that a relocation is about is. */
-export type Meaning =
+type Meaning =
   /** A function by its slot. */
   | 'slot'
   /** An address, or of a thread-local its offset from the thread pointer. */
@@ -57,7 +57,7 @@ export interface PlannedFunction {
   readonly unwind: readonly PlannedUnwind[];
 }
 
-export interface PlannedUnwind {
+interface PlannedUnwind {
   readonly unwind: Unwind;
   readonly cie: readonly Resolved[];
   readonly fde: readonly Resolved[];
@@ -92,7 +92,7 @@ export class Unlinkable extends Error {}
 export type TargetKind = 'function' | 'address' | 'symbol' | 'signature' | 'name';
 
 /** What debug information tells of types. */
-export interface LayoutRules {
+interface LayoutRules {
   /** Whether new code takes old memory for another shape. `gone` are types of code that left the program before. */
   readonly refusal: (
     before: readonly ObjectFile[],

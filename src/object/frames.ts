@@ -71,7 +71,7 @@ function checkEncoding(reader: Reader): void {
 }
 
 /** A record in its place: its relocations are the caller's to apply. `offset` is that of its bytes in `.eh_frame`. */
-export interface PlacedRecord<T> {
+interface PlacedRecord<T> {
   readonly record: T;
   readonly offset: number;
 }
