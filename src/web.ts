@@ -10,8 +10,10 @@ import { openCompanion } from './link/companion.ts';
 import type { Companion } from './link/link.ts';
 import { Linker } from './link/linker.ts';
 import { type LinkerMap, readMap } from './link/map.ts';
+import { mergePatch } from './link/merge.ts';
+import { Unlinkable } from './link/target.ts';
 import { wasmTarget } from './link/wasm.ts';
-import type { Build, Event, Glue, Receipt, WasmPatch } from './model.ts';
+import type { Build, Event, Glue, Image, Receipt, WasmPatch } from './model.ts';
 
 export interface WebOptions {
   readonly host: string;
@@ -20,10 +22,23 @@ export interface WebOptions {
   readonly report: (event: Event) => void;
 }
 
+/** A module to serve, and what it is. */
+interface Made {
+  readonly image: Image;
+  readonly module: Uint8Array;
+  readonly linker: Linker<WasmPatch>;
+}
+
+interface Earlier extends Made {
+  readonly isLike: (build: Build) => boolean;
+}
+
 export class Web implements Backend<WasmPatch> {
   readonly #options: WebOptions;
   readonly #builder: Builder;
   #server: Server | undefined;
+  /** The base of an earlier start, opened while rustc is at work. */
+  #earlier: Promise<Earlier | undefined> | undefined;
 
   constructor(options: WebOptions, builder: Builder) {
     this.#options = options;
@@ -37,26 +52,71 @@ export class Web implements Backend<WasmPatch> {
   async open({ onVisit }: Listener): Promise<void> {
     const { host, port, strictPort, report } = this.#options;
     const { directory: root, name } = this.#builder;
+    this.#earlier = this.#openEarlier();
     this.#server = await startServer({ host, port, strictPort, root, name, report, onReloadRequest: onVisit });
   }
 
   async publish(build: Build, version: number, reason: string): Promise<Running<WasmPatch>> {
+    const made = (await this.#fromEarlier(build, version)) ?? (await this.#make(build, version));
+    const { image, module, linker } = made;
+    const { base, threads } = linker.program;
+    this.#pages.publish({
+      id: base,
+      version,
+      glue: image.glue,
+      module,
+      directory: image.directory,
+      isThreaded: threads !== undefined,
+    });
+    return { linker, replaced: { event: 'reload', reason, version } };
+  }
+
+  /** By the linker and wasm-bindgen. */
+  async #make(build: Build, version: number): Promise<Made> {
     // Read while wasm-bindgen is at work.
     let map: LinkerMap | undefined;
     const signal = new AbortController().signal;
     const image = await this.#builder.image(build, signal, (text) => (map = readMap(text)));
     const { module, program } = openBase(image, build, version, contentHash, map);
-    const isThreaded = program.threads !== undefined;
-    this.#pages.publish({
-      id: program.base,
-      version,
-      glue: image.glue,
-      module,
-      directory: image.directory,
-      isThreaded,
-    });
-    const linker = new Linker(program, wasmTarget, build);
-    return { linker, replaced: { event: 'reload', reason, version } };
+    return { image, module, linker: new Linker(program, wasmTarget, build) };
+  }
+
+  /**
+   * By what an earlier start linked, and a patch that becomes a part of it: no page has run the code that it replaces, so
+   * this is what the linker would make, but for where things lie. Undefined when that cannot be shown.
+   */
+  async #fromEarlier(build: Build, version: number): Promise<Made | undefined> {
+    const earlier = await this.#earlier;
+    this.#earlier = undefined;
+    if (earlier === undefined || !earlier.isLike(build)) return undefined;
+    const { image, linker } = earlier;
+    let { module } = earlier;
+    const outcome = linker.link(build);
+    // A warning tells of what a fresh program would have otherwise: another initial value, another export.
+    if ((outcome.kind !== 'patch' && outcome.kind !== 'unchanged') || outcome.warnings.length > 0) return undefined;
+    try {
+      if (outcome.kind === 'patch') module = mergePatch(module, linker.patch(outcome).module);
+    } catch (error) {
+      if (error instanceof Unlinkable) return undefined;
+      throw error;
+    }
+    linker.commit(outcome.draft);
+    linker.program.rebase(contentHash(module), version);
+    return { image, module, linker };
+  }
+
+  async #openEarlier(): Promise<Earlier | undefined> {
+    try {
+      const found = await this.#builder.earlier();
+      if (found === undefined) return undefined;
+      const { module, program } = openBase(found.image, found.build, 0, contentHash);
+      if (program.threads !== undefined) return undefined;
+      return { ...found, module, linker: new Linker(program, wasmTarget, found.build) };
+    } catch (error) {
+      const text = `cannot go on from the last start, and will link anew: ${String(error)}`;
+      this.#options.report({ event: 'log', level: 'info', text });
+      return undefined;
+    }
   }
 
   async companion(

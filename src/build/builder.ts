@@ -27,7 +27,7 @@ import { type BuildScript, type CargoRun, runCargo } from './cargo.ts';
 import { askConfiguration } from './configuration.ts';
 import { DiagnosticError } from './diagnostic.ts';
 import { linkProgram, removePrograms } from './executable.ts';
-import { bind, makeImage } from './image.ts';
+import { bind, linksAlike, makeImage, readImage } from './image.ts';
 import type { Inquiry } from './inquiry.ts';
 import { askMetadata, cargoFiles, type CargoOptions, type Package, featureFlags, findPackage } from './package.ts';
 import { recall, remember } from './memory.ts';
@@ -63,6 +63,8 @@ export interface Builder {
   update(edit: Edit, signal: AbortSignal): Promise<Build | BuildFailure>;
   /** Links and binds a wasm program; `onMap` gets the map as soon as it is there. Throws a `DiagnosticError` when the linker or wasm-bindgen does not want to. */
   image(build: Build, signal: AbortSignal, onMap?: (map: string) => void): Promise<Image>;
+  /** The image of a wasm program that an earlier start made, with the build it was made of. */
+  earlier(): Promise<Earlier | undefined>;
   /**
    * Links a native program from rewritten objects and the agent. Each call makes a new file, named as cargo names it,
    * which stays until the build is released. Throws a `DiagnosticError` when the linker does not want to.
@@ -75,6 +77,13 @@ export interface Builder {
   /** Resolves when no edit can be missed any more. Call it before `base`; the result stops watching. */
   watch(onEdit: (edit: Edit) => void): Promise<() => Promise<void>>;
   close(): Promise<void>;
+}
+
+export interface Earlier {
+  readonly build: Build;
+  readonly image: Image;
+  /** Whether the linker would be told the same of that build, objects aside. */
+  readonly isLike: (build: Build) => boolean;
 }
 
 /** Throws a `DiagnosticError` when there is nothing to build, more than one thing, or a tool is missing. */
@@ -232,7 +241,29 @@ class CargoBuilder implements Builder {
       name: this.name,
       extra: await this.#arena(),
     };
-    return makeImage(linked, run, AbortSignal.any([signal, this.#closing.signal]), onMap);
+    const image = await makeImage(linked, run, AbortSignal.any([signal, this.#closing.signal]), onMap);
+    note(this.#paths.image, [linked.folder.path, ...this.#imageTools()].join('\n'));
+    return image;
+  }
+
+  async earlier(): Promise<Earlier | undefined> {
+    const [path, ...tools] = readIfThere(this.#paths.image)?.split('\n') ?? [];
+    // Which files are whose is known when cargo had nothing to do.
+    if (path === undefined || this.#units.length === 0 || tools.join() !== this.#imageTools().join()) return undefined;
+    const folder = this.#own(path);
+    if (folder === undefined) return undefined;
+    const linked = this.#read(folder);
+    this.#pinned.add(linked);
+    const build: Build = { kind: 'built', objects: linked.objects, archives: linked.archives, rustcMs: 0 };
+    const image = await readImage(linked, this.name);
+    note(this.#paths.image, [folder, ...tools].join('\n'));
+    return { build, image, isLike: (other) => linksAlike(linked, this.#linkOf(other, 'wasm')) };
+  }
+
+  /** All that an image depends on besides the link. */
+  #imageTools(): string[] {
+    const { program, prefix } = this.#linker();
+    return [this.#project.bindgen, program, ...prefix, String(this.#options.arenaBytes), this.name];
   }
 
   async executable(build: Build, rewrite: Rewrite, signal: AbortSignal): Promise<Executable> {
@@ -600,9 +631,13 @@ class CargoBuilder implements Builder {
 
   // ------------------------------------------------------------------------------------------------------------- results
 
-  #finish(folder: string, rustcMs: number): Build {
+  #read(folder: string): Linked {
     const editable = new Set(this.#units.flatMap((unit) => unit.outputs).map((path) => basename(path)));
-    const linked = readLinked(folder, editable, this.platform);
+    return readLinked(folder, editable, this.platform);
+  }
+
+  #finish(folder: string, rustcMs: number): Build {
+    const linked = this.#read(folder);
     const build: Build = { kind: 'built', objects: linked.objects, archives: linked.archives, rustcMs };
     this.#links.set(build, linked);
     this.#build = build;
@@ -648,7 +683,12 @@ class CargoBuilder implements Builder {
   /** Of an earlier start, it is made our own: a hotslot that still runs beside us removes its folders as it goes on. */
   #lastLink(): string | undefined {
     const folder = readIfThere(this.#paths.last);
-    if (folder === undefined || !existsSync(join(folder, 'line'))) return undefined;
+    return folder === undefined ? undefined : this.#own(folder);
+  }
+
+  /** The folder of a link, kept by us. Undefined when it is gone. */
+  #own(folder: string): string | undefined {
+    if (!existsSync(join(folder, 'line'))) return undefined;
     if (basename(dirname(folder)).startsWith(`${process.pid}-`)) return folder;
     const own = join(this.#newStore(), basename(folder));
     return copyLink(folder, own) ? own : undefined;
@@ -677,6 +717,8 @@ interface Paths {
   readonly links: string;
   /** A file that names the folder of the newest link. */
   readonly last: string;
+  /** A file that names the folder of the newest image, and what it was made by. */
+  readonly image: string;
   /** What has been built: the time of each file that went into it. */
   readonly built: string;
   /** Folders of links that nobody needs any more. */
@@ -701,15 +743,17 @@ function preparePaths(options: BuildOptions, found: Package, toolchain: Toolchai
     links: join(session, 'links'),
     last: join(session, 'last'),
     built: join(session, 'built'),
+    image: join(session, 'image'),
   };
   for (const folder of [paths.captures, paths.links]) mkdirSync(folder, { recursive: true });
   note(join(own, 'compiler'), compiler);
   // Two choices may write the same output file, which cargo then takes for fresh.
   if (readIfThere(join(own, 'choice')) !== session) rmSync(paths.last, { force: true });
   note(join(own, 'choice'), session);
-  const last = readIfThere(paths.last);
+  const kept = [readIfThere(paths.last), readIfThere(paths.image)];
   const leftovers = readdirSync(paths.links)
-    .filter((name) => !isAlive(Number(name.split('-')[0])) && !last?.startsWith(join(paths.links, name) + sep))
+    .filter((name) => !isAlive(Number(name.split('-')[0])))
+    .filter((name) => !kept.some((folder) => folder?.startsWith(join(paths.links, name) + sep)))
     .map((name) => join(paths.links, name));
   return { target, scripts: writeScripts(join(own, 'bin'), found.platform), leftovers, ...paths };
 }

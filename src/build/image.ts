@@ -28,10 +28,10 @@ export async function makeImage(
   onMap?: (map: string) => void,
 ): Promise<Image> {
   const { name } = options;
-  const directory = join(linked.folder.path, 'image');
+  const directory = join(linked.folder.path, DIRECTORY);
   mkdirSync(directory, { recursive: true });
   const module = join(linked.folder.path, `${name}.wasm`);
-  const map = join(linked.folder.path, `${name}.map`);
+  const map = mapPath(linked, name);
   const args = [...linkArguments(linked.args(), module), ...options.extra, `-Map=${map}`];
   await runLinker(options.linker, args, join(linked.folder.path, 'image.args'), { signal });
   const binding = bind(options, module, directory, ['--no-demangle', '--no-typescript'], signal);
@@ -42,11 +42,41 @@ export async function makeImage(
     }),
     binding,
   ]);
-  const [bound, glue] = await Promise.all([
+  return { ...(await readBound(directory, name)), map: text };
+}
+
+/** What `makeImage` made of a link. Rejects with ENOENT when it was not finished. */
+export async function readImage(linked: Linked, name: string): Promise<Image> {
+  const [bound, map] = await Promise.all([
+    readBound(join(linked.folder.path, DIRECTORY), name),
+    readFile(mapPath(linked, name), 'utf8'),
+  ]);
+  return { ...bound, map };
+}
+
+/** Whether the linker is told the same of both, their objects aside. */
+export function linksAlike(one: Linked, other: Linked): boolean {
+  const rest = ({ args, folder }: Linked): string =>
+    args()
+      .filter((argument, index, all) => !argument.endsWith('.o') && all[index - 1] !== '-o')
+      .map((argument) => argument.replace(folder.path, ''))
+      .join('\n');
+  return rest(one) === rest(other);
+}
+
+async function readBound(directory: string, name: string): Promise<Omit<Image, 'map'>> {
+  const [module, glue] = await Promise.all([
     readFile(join(directory, `${name}_bg.wasm`)),
     readFile(join(directory, `${name}.js`), 'utf8'),
   ]);
-  return { module: bound, map: text, glue, directory };
+  return { module, glue, directory };
+}
+
+/** In the folder of the link: what wasm-bindgen writes. */
+const DIRECTORY = 'image';
+
+function mapPath(linked: Linked, name: string): string {
+  return join(linked.folder.path, `${name}.map`);
 }
 
 /** Runs wasm-bindgen over a linked module. */

@@ -93,6 +93,7 @@ export function copyLink(from: string, to: string): boolean {
   try {
     for (const entry of readdirSync(from, { withFileTypes: true }))
       if (entry.isFile()) keep(join(from, entry.name), join(to, entry.name));
+      else if (!copyLink(join(from, entry.name), join(to, entry.name))) return false;
     return true;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false;

@@ -75,7 +75,7 @@ export interface ProgramStart {
 }
 
 export class Program {
-  readonly base: string;
+  base: string;
   readonly ambiguous: ReadonlySet<string>;
   readonly merged: MergedSlots;
   readonly map: BaseMap;
@@ -119,6 +119,12 @@ export class Program {
     for (const [name, digests] of draft.gone) this.gone.set(name, digests);
     this.free = draft.free;
     this.version = draft.version;
+  }
+
+  /** What a patch made of the base is a base of its own now. */
+  rebase(base: string, version: number): void {
+    this.base = base;
+    this.version = version;
   }
 
   /** For a patch that was sent and taken back: its memory may still be in use. */
