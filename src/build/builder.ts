@@ -79,7 +79,7 @@ export interface Builder {
   close(): Promise<void>;
 }
 
-export interface Earlier {
+interface Earlier {
   readonly build: Build;
   readonly image: Image;
   /** Whether the linker would be told the same of that build, objects aside. */
