@@ -4,33 +4,22 @@
 // of Rust source only repeats the calls it affects. What is out of date is remembered until it has been built, so a build
 // that is aborted or fails loses nothing: the next one starts from the same facts.
 
-import { createHash } from 'node:crypto';
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  readdirSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { copyFile, mkdir, rm } from 'node:fs/promises';
 import { basename, dirname, join, sep } from 'node:path';
 import type { Build, BuildFailure, Diagnostic, Edit, Event, Executable, Image, Rewrite } from '../model.ts';
 import { findAgent } from './agent.ts';
 import { requireBindgen } from './bindgen.ts';
-import { isAlive } from './cache.ts';
-import { type Scripts, type Unit, readCaptures, readInputs, readVariables, unitsOf, writeScripts } from './capture.ts';
+import { type Unit, readCaptures, readInputs, readVariables, unitsOf } from './capture.ts';
 import { type BuildScript, type CargoRun, runCargo } from './cargo.ts';
 import { askConfiguration } from './configuration.ts';
 import { DiagnosticError } from './diagnostic.ts';
 import { linkProgram, removePrograms } from './executable.ts';
 import { bind, linksAlike, makeImage, readImage } from './image.ts';
 import type { Inquiry } from './inquiry.ts';
-import { askMetadata, cargoFiles, type CargoOptions, type Package, featureFlags, findPackage } from './package.ts';
+import { askMetadata, cargoFiles, type CargoOptions, type Package, findPackage } from './package.ts';
 import { recall, remember } from './memory.ts';
+import { isFolder, modified, note, type Paths, preparePaths, readIfThere } from './paths.ts';
 import type { Platform } from './platform.ts';
 import { standBy } from './process.ts';
 import { type RustcResult, runRustc } from './rustc.ts';
@@ -704,80 +693,6 @@ class CargoBuilder implements Builder {
     });
     this.#previous = turn.catch(() => undefined);
     return turn;
-  }
-}
-
-// ------------------------------------------------------------------------------------------------------------------ paths
-
-interface Paths {
-  /** cargo's target folder for hotslot. */
-  readonly target: string;
-  readonly scripts: Scripts;
-  readonly captures: string;
-  readonly links: string;
-  /** A file that names the folder of the newest link. */
-  readonly last: string;
-  /** A file that names the folder of the newest image, and what it was made by. */
-  readonly image: string;
-  /** What has been built: the time of each file that went into it. */
-  readonly built: string;
-  /** Folders of links that nobody needs any more. */
-  readonly leftovers: readonly string[];
-}
-
-/** What was recorded persists between starts, for the same choice of package, features and profile. */
-function preparePaths(options: BuildOptions, found: Package, toolchain: Toolchain): Paths {
-  // Of its own for each kind of program: then the programs of a workspace do not wait for each other's cargo.
-  const target = join(
-    options.targetDirectory ?? found.targetDirectory,
-    found.platform === 'native' ? 'hotslot-native' : toolchain.threads ? 'hotslot-threads' : 'hotslot',
-  );
-  const own = join(target, 'hotslot');
-  const compiler = [toolchain.version, toolchain.rustc, ...toolchain.prefix].join('\n');
-  // Objects of two compilers, or of two builds of std, do not mix, and cargo does not always notice.
-  if (readIfThere(join(own, 'compiler')) !== compiler) rmSync(target, { recursive: true, force: true });
-  const choice = [found.id, ...found.selection, ...featureFlags(options), options.profile, options.release];
-  const session = join(own, createHash('sha1').update(choice.join('\n')).digest('hex').slice(0, 16));
-  const paths = {
-    captures: join(session, 'captures'),
-    links: join(session, 'links'),
-    last: join(session, 'last'),
-    built: join(session, 'built'),
-    image: join(session, 'image'),
-  };
-  for (const folder of [paths.captures, paths.links]) mkdirSync(folder, { recursive: true });
-  note(join(own, 'compiler'), compiler);
-  // Two choices may write the same output file, which cargo then takes for fresh.
-  if (readIfThere(join(own, 'choice')) !== session) rmSync(paths.last, { force: true });
-  note(join(own, 'choice'), session);
-  const kept = [readIfThere(paths.last), readIfThere(paths.image)];
-  const leftovers = readdirSync(paths.links)
-    .filter((name) => !isAlive(Number(name.split('-')[0])))
-    .filter((name) => !kept.some((folder) => folder?.startsWith(join(paths.links, name) + sep)))
-    .map((name) => join(paths.links, name));
-  return { target, scripts: writeScripts(join(own, 'bin'), found.platform), leftovers, ...paths };
-}
-
-/** Milliseconds since 1970; of a file that is gone, for ever after. */
-function modified(path: string): number {
-  return statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Infinity;
-}
-
-function isFolder(path: string): boolean {
-  return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
-}
-
-/** Writing costs more than finding that there is nothing to write. */
-function note(path: string, text: string): void {
-  if (readIfThere(path) !== text) writeFileSync(path, text);
-}
-
-function readIfThere(path: string): string | undefined {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch (error) {
-    if (['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) return undefined;
-    throw error;
   }
 }
 
