@@ -4,12 +4,15 @@
 import type { Readable } from 'node:stream';
 import { join } from 'node:path';
 import type { Builder } from './build/builder.ts';
+import { DiagnosticError } from './build/diagnostic.ts';
 import { type Backend, contentHash, type Listener, type Running } from './backend.ts';
 import { openProcess, type Process } from './deliver/process.ts';
 import { elfTarget } from './link/elf.ts';
 import { placeExecutable, readExecutable } from './link/executable.ts';
 import { Linker } from './link/linker.ts';
 import { type KnownObjects, stubObjects } from './link/stubs.ts';
+import { Unlinkable } from './link/target.ts';
+import { MalformedError } from './object/bytes.ts';
 import type { Build, ElfPatch, Event, Receipt } from './model.ts';
 
 /** See `SessionOptions`. */
@@ -57,9 +60,9 @@ export class Native implements Backend<ElfPatch> {
   }
 
   async publish(build: Build, version: number, reason: string): Promise<Running<ElfPatch> | undefined> {
-    const stubbed = stubObjects(build.objects, this.#stubbed);
+    const stubbed = explained(() => stubObjects(build.objects, this.#stubbed));
     const executable = await this.#builder.executable(build, stubbed.rewrite, new AbortController().signal);
-    const parsed = readExecutable(executable, stubbed, contentHash);
+    const parsed = explained(() => readExecutable(executable, stubbed, contentHash));
     const started = await this.#program.start(executable, { id: parsed.base, version });
     if (started.kind === 'exit') return undefined;
     if (started.kind === 'mute') {
@@ -67,7 +70,7 @@ export class Native implements Backend<ElfPatch> {
       this.#options.report({ event: 'log', level: 'warn', text });
       return undefined;
     }
-    const program = placeExecutable(parsed, started.program, build, version);
+    const program = explained(() => placeExecutable(parsed, started.program, build, version));
     const { handedOver } = started;
     const linker = new Linker(program, elfTarget(program), build);
     return { linker, replaced: { event: 'restart', reason, version, handedOver } };
@@ -99,5 +102,15 @@ export class Native implements Backend<ElfPatch> {
   get #program(): Process {
     if (this.#process === undefined) throw new Error('expected `open` to have been called');
     return this.#process;
+  }
+}
+
+/** What the user's flags made of the program may be nothing that takes patches: link-time optimisation, no symbols. */
+function explained<T>(step: () => T): T {
+  try {
+    return step();
+  } catch (error) {
+    if (!(error instanceof Unlinkable || error instanceof MalformedError)) throw error;
+    throw new DiagnosticError({ severity: 'error', text: 'hotslot cannot patch this program', notes: [error.message] });
   }
 }

@@ -11,6 +11,7 @@ import type { Readable } from 'node:stream';
 import type { Backend, Running } from './backend.ts';
 import type { Linker } from './link/linker.ts';
 import { createBuilder, type BuildOptions, type Builder } from './build/builder.ts';
+import { DiagnosticError } from './build/diagnostic.ts';
 import type { Inquiry } from './build/inquiry.ts';
 import { requireToolchain } from './build/toolchain.ts';
 import type { Build, BuildFailure, Edit, Event, Glue, Patch, Refusal } from './model.ts';
@@ -175,7 +176,14 @@ class RunningSession<P extends Patch> implements Session {
   /** Links the build anew as a whole, to run in place of what runs now. */
   async #publish(build: Build, reason = 'the program was linked anew'): Promise<void> {
     const version = this.#version + 1;
-    const running = await this.#backend.publish(build, version, reason);
+    let running: Running<P> | undefined;
+    try {
+      running = await this.#backend.publish(build, version, reason);
+    } catch (error) {
+      if (!(error instanceof DiagnosticError)) throw error;
+      this.#hold(build);
+      return this.#fail({ kind: 'failed', diagnostics: error.diagnostics, rustcMs: build.rustcMs });
+    }
     this.#running = running;
     const replaced = this.#served;
     this.#served = [build];
@@ -260,7 +268,9 @@ class RunningSession<P extends Patch> implements Session {
       this.#settle(build);
       return this.#report({ event: 'unchanged', rustcMs: build.rustcMs, warnings: outcome.warnings });
     }
-    const patch = linker.patch(outcome, glue);
+    const made = linker.patch(outcome, glue);
+    if ('refusal' in made) return this.#refuse(build, made.refusal);
+    const { patch } = made;
     const linkMs = performance.now() - linking;
 
     // deliver, apply: every client answers. One that cannot apply the patch keeps it from all of them.
@@ -292,10 +302,15 @@ class RunningSession<P extends Patch> implements Session {
     this.#backend.tell({ type: 'ok' });
   }
 
-  async #refuse(build: Build, refusal: Refusal): Promise<void> {
+  /** What runs stays as it is; the build waits for a reload or a restart. */
+  #hold(build: Build): void {
     const older = this.#waiting;
     this.#waiting = build;
     this.#drop(older);
+  }
+
+  async #refuse(build: Build, refusal: Refusal): Promise<void> {
+    this.#hold(build);
     this.#backend.tell({ type: 'refused', ...refusal });
     this.#report({ event: 'refused', ...refusal });
     if (this.#options.restartOnRefuse === true && refusal.remedy === 'restart')

@@ -11,7 +11,6 @@ import type { Companion } from './link/link.ts';
 import { Linker } from './link/linker.ts';
 import { type LinkerMap, readMap } from './link/map.ts';
 import { mergePatch } from './link/merge.ts';
-import { Unlinkable } from './link/target.ts';
 import { wasmTarget } from './link/wasm.ts';
 import type { Build, Event, Glue, Image, Receipt, WasmPatch } from './model.ts';
 
@@ -94,11 +93,12 @@ export class Web implements Backend<WasmPatch> {
     const outcome = linker.link(build);
     // A warning tells of what a fresh program would have otherwise: another initial value, another export.
     if ((outcome.kind !== 'patch' && outcome.kind !== 'unchanged') || outcome.warnings.length > 0) return undefined;
-    try {
-      if (outcome.kind === 'patch') module = mergePatch(module, linker.patch(outcome).module);
-    } catch (error) {
-      if (error instanceof Unlinkable) return undefined;
-      throw error;
+    if (outcome.kind === 'patch') {
+      const made = linker.patch(outcome);
+      if ('refusal' in made) return undefined;
+      const merged = mergePatch(module, made.patch.module);
+      if (merged === undefined) return undefined;
+      module = merged;
     }
     linker.commit(outcome.draft);
     linker.program.rebase(contentHash(module), version);

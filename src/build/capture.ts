@@ -44,6 +44,7 @@ export interface Scripts {
 
 // symbol-mangling-version: identity of closures needs v0, which is not the default everywhere.
 // codegen-units: as an incremental build has by default, whatever the profile says; an edit then changes few objects.
+// link-dead-code: else the optimiser takes a function that only one unit uses for its own, and may change how it is called.
 // linker: last, so that it wins over cargo's configuration and RUSTFLAGS; which linker they name is kept in the record.
 const WRAPPER = `#!/bin/sh
 # cargo runs this in place of rustc. Records calls for the packages in HOTSLOT_PACKAGES (one folder a line).
@@ -53,19 +54,20 @@ $CARGO_MANIFEST_DIR
 "*) ;;
 *) exec \${HOTSLOT_WRAPPER:+"$HOTSLOT_WRAPPER"} "$@" ;;
 esac
-crate= types= extra= output= target= previous=
+crate= types= extra= output= target= triple= optimised= previous=
 for argument do
   case $previous in
   --crate-name) crate=$argument ;;
   --crate-type) types=$types+$argument ;;
   --out-dir) output=$argument ;;
-  --target) target=+target ;;
-  -C) case $argument in extra-filename=*) extra=\${argument#extra-filename=} ;; esac ;;
+  --target) target=+target triple=$argument ;;
+  -C) case $argument in extra-filename=*) extra=\${argument#extra-filename=} ;; opt-level=[123sz]) optimised=+ ;; esac ;;
   esac
   previous=$argument
 done
 [ -n "$output" ] || exec \${HOTSLOT_WRAPPER:+"$HOTSLOT_WRAPPER"} "$@"
 [ -z "$target" ] || set -- "$@" -C symbol-mangling-version=v0 -C codegen-units=256 -C "linker=$HOTSLOT_LINKER"
+case $optimised$triple in +*linux*) set -- "$@" -C link-dead-code ;; esac
 record=$HOTSLOT_CAPTURES/$crate$types$extra$target
 { printf '%s\\0' "$PWD" "$#" "$@" && env -0; } >"$record.$$~" && mv "$record.$$~" "$record" || exit 1
 exec \${HOTSLOT_WRAPPER:+"$HOTSLOT_WRAPPER"} "$@"

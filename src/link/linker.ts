@@ -5,7 +5,7 @@ import { Library } from './library.ts';
 import { type Companion, link, type Outcome } from './link.ts';
 import { makePatch } from './patch.ts';
 import type { Draft, Program } from './program.ts';
-import type { Target } from './target.ts';
+import { type Target, Unlinkable } from './target.ts';
 
 export class Linker<P extends Patch> {
   readonly program: Program;
@@ -28,9 +28,17 @@ export class Linker<P extends Patch> {
     return link(this.program, build, this.#library, this.#target, companion);
   }
 
-  /** `glue`: as for `makePatch`. Throws `Unlinkable`. */
-  patch(outcome: Extract<Outcome, { kind: 'patch' }>, glue?: Pick<Glue, 'directory' | 'file'>): P {
-    return makePatch(outcome, this.#target, glue);
+  /** `glue`: as for `makePatch`. A refusal when the format has no way to say what the plan wants. */
+  patch(
+    outcome: Extract<Outcome, { kind: 'patch' }>,
+    glue?: Pick<Glue, 'directory' | 'file'>,
+  ): { readonly patch: P } | { readonly refusal: Refusal } {
+    try {
+      return { patch: makePatch(outcome, this.#target, glue) };
+    } catch (error) {
+      if (error instanceof Unlinkable) return { refusal: { reason: error.message, remedy: this.remedy } };
+      throw error;
+    }
   }
 
   /** The program has become what the draft says. */

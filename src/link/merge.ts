@@ -7,13 +7,12 @@
 import { functionNames, readNames, writeNames } from '../object/names.ts';
 import { rewriteIndices, type Space } from '../object/operators.ts';
 import { type CustomSection, readModule, type Section, section, writeModule } from '../object/wasm.ts';
-import { Unlinkable } from './target.ts';
 
 /** Before the names under which a base exports what patches import. */
 const EXPORTED = '__hotslot_';
 
-/** Throws `Unlinkable` for a patch that imports from newer glue. */
-export function mergePatch(base: Uint8Array, patch: Uint8Array): Uint8Array {
+/** The patch must not import from newer glue. Undefined for a base without data when the patch has some: there is no place for it. */
+export function mergePatch(base: Uint8Array, patch: Uint8Array): Uint8Array | undefined {
   const module = readModule(base, 'base');
   const added = readModule(patch, 'patch');
   const exports = new Map((section(module, 'export')?.exports ?? []).map(({ name, index }) => [name, index]));
@@ -21,7 +20,7 @@ export function mergePatch(base: Uint8Array, patch: Uint8Array): Uint8Array {
   // The patch's imports, by space and index there, are what the base exports for patches.
   const imported: Partial<Record<Space, number[]>> = {};
   for (const { kind, name } of section(added, 'import')?.imports ?? []) {
-    if (kind === 'function') throw new Unlinkable('functions of newer glue are for a running page only');
+    if (kind === 'function') throw new Error('functions of newer glue are for a running page only');
     const index = kind === 'memory' ? 0 : exports.get(`${EXPORTED}${name}`);
     if (index === undefined) throw new Error(`the base has no ${EXPORTED}${name}`);
     (imported[kind] ??= []).push(index);
@@ -43,7 +42,7 @@ export function mergePatch(base: Uint8Array, patch: Uint8Array): Uint8Array {
 
   const written = section(added, 'data')?.segments ?? [];
   const initial = section(module, 'data')?.segments;
-  if (initial === undefined && written.length > 0) throw new Unlinkable('the base has no data to write behind');
+  if (initial === undefined && written.length > 0) return undefined;
   const data = [...(initial ?? []), ...written];
   const elements = (section(added, 'element')?.segments ?? []).map((segment) => {
     const table = map('table', segment.table);
