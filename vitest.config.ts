@@ -1,7 +1,13 @@
 // Two projects: `unit` runs in seconds from committed files; `e2e` builds real crates and drives a real browser.
 import { defineConfig } from 'vitest/config';
 
-const SLOW = ['test/e2e/**/*.test.ts', 'test/build.test.ts', 'test/process.test.ts'];
+const SLOW = [
+  'test/e2e/**/*.test.ts',
+  'test/build.test.ts',
+  'test/layout.test.ts',
+  'test/native.test.ts',
+  'test/process.test.ts',
+];
 
 export default defineConfig({
   test: {

@@ -291,7 +291,9 @@ describe('patches in quick succession', () => {
     return async (build) => {
       const outcome = linker.link(build ?? base);
       if (outcome.kind !== 'patch') throw new Error(JSON.stringify(outcome));
-      const patch = linker.patch(outcome);
+      const made = linker.patch(outcome);
+      if ('refusal' in made) throw new Error(made.refusal.reason);
+      const { patch } = made;
       const receipts = await web.deliver(patch);
       expect(receipts).toMatchObject([{ applied: true }]);
       web.commit(patch);
