@@ -7,7 +7,7 @@
 // Each program stands in three copies with the same source, all of them built before anything is measured:
 //   live    `hotslot serve` and an open page or connection. live_ms runs from just before the file is written until the
 //           edited function's new result is seen: by the page, which calls it in the handler of `hotslot:patch`, or by a
-//           client that asks every millisecond.
+//           client that asks for it as soon as hotslot reports the patch.
 //   floor   rustc_ms: the wall time of one rustc as a child process, from spawn to exit, with the very arguments that
 //           hotslot uses: the link is skipped.
 //   plain   rebuild_ms: cargo build, then wasm-bindgen and a page load, or a restart, until the new result is seen.
