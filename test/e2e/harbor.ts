@@ -2,6 +2,7 @@
 import { type Agent, get, request } from 'node:http';
 import { connect } from 'node:net';
 import { createInterface } from 'node:readline';
+import type { Readable } from 'node:stream';
 import { expect } from 'vitest';
 import { WebSocket } from 'ws';
 import type { Event } from '../../src/model.ts';
@@ -149,11 +150,9 @@ export class Harbor {
           () => undefined,
           () => asked.destroy(),
         );
-        createInterface({ input: response }).on('line', (text) => {
+        read(response, line, (text) => {
           if (text.startsWith('data: ')) line.push(text.slice('data: '.length));
         });
-        response.on('error', (error) => line.end(error.message));
-        response.once('close', () => line.end('closed'));
         open(line);
       });
       asked.once('error', fail);
@@ -168,9 +167,7 @@ export class Harbor {
       (text) => socket.write(`${text}\n`),
       () => socket.destroy(),
     );
-    createInterface({ input: socket }).on('line', (text) => line.push(text));
-    socket.on('error', (error) => line.end(error.message));
-    socket.once('close', () => line.end('closed'));
+    read(socket, line, (text) => line.push(text));
     return line;
   }
 
@@ -204,6 +201,13 @@ export class Harbor {
 }
 
 export type Patched = Extract<Answer, { event: 'patch' }>;
+
+function read(input: Readable, line: Line, take: (text: string) => void): void {
+  const lines = createInterface({ input }).on('line', take);
+  // Both tell of the same error: ours when we close the connection, and the program's when it ends.
+  for (const source of [input, lines]) source.on('error', (error: Error) => line.end(error.message));
+  input.once('close', () => line.end('closed'));
+}
 
 /** Resolves when the program listens and takes patches. */
 export async function openHarbor(options: StartOptions = {}): Promise<Harbor> {
