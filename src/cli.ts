@@ -44,8 +44,8 @@ async function main(args: readonly string[]): Promise<number> {
       const settings = merge(command.settings, await packageSettings(command.settings, inquiry));
       const chosen = selection(settings);
       const selected = { ...chosen, inquiry: inquire(chosen, { inquiry, options: early }) };
-      if (command.kind === 'build') return build(settings, selected);
-      return serve(settings, await programs(selected));
+      const found = await programs(selected);
+      return command.kind === 'build' ? build(settings, found) : serve(settings, found);
     }
   }
 }
@@ -104,13 +104,18 @@ function readKeyboard(program: PassThrough, restart: () => void): void {
   lines.once('close', () => program.end());
 }
 
-async function build(settings: Settings, selected: Selection): Promise<number> {
+async function build(settings: Settings, selections: readonly Selection[]): Promise<number> {
   const terminal = terminalOn(process.stdout);
   const outDir = resolve(settings.outDir ?? OUT_DIR);
   const { buildOnce } = await import('./session.ts');
   try {
-    const building = buildOnce({ ...selected, outDir, report: terminal.report });
-    const code = await Promise.race([building.then(() => 0), signalled()]);
+    const stopped = signalled();
+    let code = 0;
+    for (const selected of selections) {
+      const building = buildOnce({ ...selected, outDir, report: terminal.report });
+      code = await Promise.race([building.then(() => 0), stopped]);
+      if (code !== 0) break;
+    }
     if (code === 0) terminal.report({ event: 'log', level: 'info', text: `written to ${outDir}` });
     return code;
   } finally {
