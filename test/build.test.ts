@@ -805,6 +805,7 @@ test('the doctor finds all that these tests use', async () => {
   expect(needs.map((need) => need.name)).toEqual([
     'C compiler',
     'Rust for wasm32-unknown-unknown',
+    'Rust for wasm32-unknown-unknown with threads',
     'wasm linker',
     expect.stringMatching(/^wasm-bindgen \d+\.\d+\.\d+$/),
     'Chromium',
