@@ -1,4 +1,5 @@
-// Flags in (`--tests`: also what only the tests need; `--native`: nothing that only pages need); dist/ up to date and every
+// Flags in (`--tests`: also what only the tests need; `--native`: nothing that only pages need;
+// `--threads`: what programs with threads need); dist/ up to date and every
 // tool installed out, or one line for each that is missing and an exit code of 1. Does nothing, quickly, when all is there.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, statSync } from 'node:fs';
@@ -28,6 +29,7 @@ const { DiagnosticError } = await import('../dist/build/diagnostic.js');
 const options = {
   directory: `${root}examples/counter`,
   tests: process.argv.includes('--tests'),
+  threads: process.argv.includes('--threads'),
   progress: showProgress(),
 };
 try {

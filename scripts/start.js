@@ -18,8 +18,9 @@ if (!examples.includes(name)) {
   process.exit(2);
 }
 
-const isForPages = readFileSync(`${directory}/Cargo.toml`, 'utf8').includes('wasm-bindgen');
-const needs = isForPages ? [] : ['--native'];
+const manifest = readFileSync(`${directory}/Cargo.toml`, 'utf8');
+const needs = manifest.includes('wasm-bindgen') ? [] : ['--native'];
+if (/^threads = true$/m.test(manifest)) needs.push('--threads');
 const setup = spawnSync(process.execPath, [`${root}scripts/setup.js`, ...needs], { stdio: 'inherit' });
 if (setup.status !== 0) process.exit(setup.status ?? 1);
 
