@@ -18,10 +18,10 @@ const TIMEOUT_MS = 300_000;
 const ANSWERS = ['patch', 'unchanged', 'refused', 'failed', 'reload', 'restart', 'exit'];
 const LISTENING = /^listening on (?:http:\/\/)?(127\.0\.0\.1:\d+)$/;
 
-/** Resolves when the page is served, or the program listens. `nodeFlags` are Node's own, such as `--cpu-prof`. */
-export async function serve(directory, { nodeFlags = [], port = 0 } = {}) {
+/** Resolves when the page is served, or the program listens. `nodeFlags` are Node's own, such as `--cpu-prof`; `flags` hotslot's. */
+export async function serve(directory, { nodeFlags = [], flags = [], port = 0 } = {}) {
   const started = performance.now();
-  const child = spawn(process.execPath, [...nodeFlags, CLI, 'serve', '--json', '--port', String(port)], {
+  const child = spawn(process.execPath, [...nodeFlags, CLI, 'serve', '--json', '--port', String(port), ...flags], {
     cwd: directory,
     env: { ...process.env, PORT: '0' },
     stdio: ['ignore', 'pipe', 'inherit'],
@@ -119,13 +119,14 @@ export function launchBrowser() {
   });
 }
 
-/** Serves a crate's page with `outDir` as `pkg/`, as any web server would. */
-export async function serveFolder(directory, outDir) {
+/** Serves a crate's page with `outDir` as `pkg/`, as any web server would that is told to send these headers. */
+export async function serveFolder(directory, outDir, headers = {}) {
   const options = { dev: true, etag: false };
   const folders = [directory, join(directory, 'public')].map((folder) => sirv(folder, options));
   const output = sirv(outDir, options);
   const server = createServer((request, response) => {
     const missing = () => response.writeHead(404).end();
+    for (const [name, value] of Object.entries(headers)) response.setHeader(name, value);
     if (request.url.startsWith('/pkg/')) {
       request.url = request.url.slice('/pkg'.length);
       output(request, response, missing);
