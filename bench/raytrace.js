@@ -65,7 +65,8 @@ export async function measureRaytrace(browser, { rounds, progress }) {
       for (const [name, page] of Object.entries(pages))
         figures.add({ [release ? `release_${name}` : name]: await framesOf(page) });
     }
-    for (let number = 0; !release && number <= rounds; number++) {
+    const edits = release ? [] : Array.from({ length: rounds + 1 }, (_, number) => number);
+    for (const number of edits) {
       progress(`raytrace: edit ${number} of ${rounds}`);
       const all = await updateOf(live, pages.frame_ms, folders.live, raytrace.edit(number));
       const measured = { all_threads_ms: all, rustc_ms: await floor.edit(raytrace.edit(number)) };

@@ -2,7 +2,7 @@
 // itself when the connection is lost. The page's HTML loads it first; the glue calls `prepare` and `install`.
 
 import { apply, openProgram, prepare as preparePatch, type Prepared, type Program } from './apply.ts';
-import { Thread } from './threads.ts';
+import { now, Thread } from './threads.ts';
 import {
   type ClientMessage,
   type NoticeDiagnostic,
@@ -227,7 +227,7 @@ async function take(header: PatchHeader, compile: () => Promise<Prepared>): Prom
     provisional = header.committed ? undefined : taken;
     console.debug(`[hotslot] version ${header.version}: ${header.functions.join(', ')}`);
     globalThis.dispatchEvent(new CustomEvent('hotslot:patch', { detail: { version: header.version } }));
-    if (thread !== undefined) void tell(thread, header, startedAt + applyMs);
+    if (thread !== undefined) void tell(thread, header, now());
     return { type: 'receipt', state: header.state, applied: true, applyMs };
   } catch (error) {
     return { type: 'receipt', state: header.state, applied: false, reason: describe(error) };
@@ -236,15 +236,12 @@ async function take(header: PatchHeader, compile: () => Promise<Prepared>): Prom
 
 /** The other threads take a patch when they next call something, if they do. */
 async function tell(publisher: Thread, { version, state }: PatchHeader, since: number): Promise<void> {
-  let tally = await publisher.tally();
-  let ms = performance.now() - since;
-  while (tally.behind > 0 && ms < THREADS_MS && position.state === state) {
+  while (!publisher.isTakenByAll && now() - since < THREADS_MS && position.state === state)
     await new Promise((resolve) => setTimeout(resolve, 1));
-    tally = await publisher.tally();
-    ms = performance.now() - since;
-  }
-  if (tally.failed > 0) warn(`${tally.failed} threads could not take version ${version} and ended; reload the page`);
-  send({ type: 'threads', state, ...tally, ms });
+  const { workers, behind, failed, takenAt } = await publisher.tally();
+  if (failed > 0) warn(`${failed} threads could not take version ${version} and ended; reload the page`);
+  const ms = Math.max(0, (behind > 0 ? now() : takenAt) - since);
+  send({ type: 'threads', state, workers, behind, failed, ms });
 }
 
 function check({ base: of, version, previous }: PatchHeader): void {

@@ -24,7 +24,9 @@ const MAX_THREADS = 1024;
 const FAILED = -2;
 /** The number in the name of a lock that each thread holds as long as it lives; 0 while it has none. */
 const LOCKS = TAKEN + MAX_THREADS;
-const RECORDS_OFFSET = 4 * (LOCKS + MAX_THREADS);
+/** When each thread took it, in milliseconds since 1970, as floats of 8 bytes. */
+const TIMES_OFFSET = 4 * (LOCKS + MAX_THREADS);
+const RECORDS_OFFSET = TIMES_OFFSET + 8 * MAX_THREADS;
 
 /** A record: address of the next one, kind, length; then that many bytes. */
 const RECORD_BYTES = 16;
@@ -64,6 +66,8 @@ export interface Tally {
   readonly behind: number;
   /** Could not take a patch, and cannot go on. */
   readonly failed: number;
+  /** When the last of the others took something. */
+  readonly takenAt: number;
 }
 
 export class Thread {
@@ -118,6 +122,7 @@ export class Thread {
 
   /** Takes everything published. Throws when that cannot be done; then the thread must not go on. */
   catchUp(): void {
+    const before = this.#taken;
     while (this.#taken < this.#load(EPOCH)) {
       try {
         this.#take(Atomics.load(this.#words(), this.#link()));
@@ -127,6 +132,7 @@ export class Thread {
         throw new Error(reason, { cause: error });
       }
     }
+    if (this.#taken !== before && this.#index < MAX_THREADS) this.#times()[this.#index] = now();
     this.#tell(this.#taken);
   }
 
@@ -145,20 +151,28 @@ export class Thread {
     };
   }
 
+  /** Whether every other thread that ever was has everything published. */
+  get isTakenByAll(): boolean {
+    const epoch = this.#load(EPOCH);
+    for (let index = 0; index < this.#count; index++)
+      if (index !== this.#index && this.#load(TAKEN + index) < epoch) return false;
+    return true;
+  }
+
   async tally(): Promise<Tally> {
     const epoch = this.#load(EPOCH);
-    const count = Math.min(this.#load(COUNT), MAX_THREADS);
     const locks = await navigator.locks?.query();
     const held = locks?.held && new Set(locks.held.map(({ name }) => name));
-    let [workers, behind, failed] = [0, 0, 0];
-    for (let index = 0; index < count; index++) {
+    let [workers, behind, failed, takenAt] = [0, 0, 0, 0];
+    for (let index = 0; index < this.#count; index++) {
       if (index === this.#index || this.#isGone(index, held)) continue;
       const taken = this.#load(TAKEN + index);
       workers += 1;
+      takenAt = Math.max(takenAt, this.#times()[index] ?? 0);
       if (taken === FAILED) failed += 1;
       else if (taken < epoch) behind += 1;
     }
-    return { workers, behind, failed };
+    return { workers, behind, failed, takenAt };
   }
 
   #take(address: number): void {
@@ -212,6 +226,10 @@ export class Thread {
     this.#record(TAKEN, taken);
   }
 
+  get #count(): number {
+    return Math.min(this.#load(COUNT), MAX_THREADS);
+  }
+
   #record(column: number, value: number): void {
     if (this.#index < MAX_THREADS) this.#store(column + this.#index, value);
   }
@@ -238,12 +256,21 @@ export class Thread {
     Atomics.store(this.#words(), this.#word(index), value);
   }
 
+  #times(): Float64Array {
+    return new Float64Array(this.program.memory.buffer, this.#start + TIMES_OFFSET, MAX_THREADS);
+  }
+
   /** Of all the memory, as it is now, at least up to `end`: another thread may have added to it, unseen by this one. */
   #words(end = 0): Int32Array {
     const { memory } = this.program;
     if (memory.buffer.byteLength < end) memory.grow(0);
     return new Int32Array(memory.buffer);
   }
+}
+
+/** Milliseconds since 1970, by a clock that all threads of a page read alike. */
+export function now(): number {
+  return performance.timeOrigin + performance.now();
 }
 
 function nameOf(number: number): string {
