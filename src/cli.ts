@@ -124,11 +124,14 @@ async function build(settings: Settings, selections: readonly Selection[]): Prom
 }
 
 /** One line per need. Fails when one is not met, so that scripts can ask. */
-async function doctor({ fix }: Settings): Promise<number> {
+async function doctor(given: Settings): Promise<number> {
   const terminal = terminalOn(process.stdout);
   const { diagnose, meetNeeds } = await import('./build/toolchain.ts');
+  const directory = process.cwd();
+  const { fix, threads } = merge(given, await packageSettings(given, inquire({ directory })));
   const options = {
-    directory: process.cwd(),
+    directory,
+    ...(threads !== undefined && { threads }),
     progress: (text: string) => terminal.report({ event: 'progress', text }),
   };
   try {

@@ -56,7 +56,10 @@ const OPTIONS: { readonly [Key in Exclude<keyof Settings, 'args'>]-?: Option } =
   profile: option('--profile <name>', 'Profile of Cargo.toml', 'text', BUILDING),
   release: option('-r, --release', 'The same as --profile release', 'switch', BUILDING, false),
   target: option('--target <triple>', 'wasm32-unknown-unknown or x86_64-unknown-linux-gnu', 'text', BUILDING),
-  threads: option('--threads', 'Wasm threads: shared memory, atomics, and a std with them', 'switch', BUILDING),
+  threads: option('--threads', 'Wasm threads: shared memory, atomics, and a std with them', 'switch', [
+    ...BUILDING,
+    'doctor',
+  ]),
   host: option('--host <address>', 'Address to listen on (default: 127.0.0.1)', 'text', ['serve']),
   port: option('--port <number>', 'Port to listen on (default: 8080, or the next free one)', 'port', ['serve']),
   open: option('--open', 'Open the page in the browser', 'switch', ['serve']),

@@ -209,7 +209,11 @@ function missingRust(rusts: readonly Rust[], flavour: Flavour, options: NeedOpti
     const rust = await find();
     if (rust) await makeSysroot(rust, flavour, progress);
   };
-  return { name, missing: { why, fix: withSources ? 'npx hotslot doctor --fix' : fix }, install };
+  return {
+    name,
+    missing: { why, fix: withSources ? `npx hotslot doctor --fix${flavour === 'atomics' ? ' --threads' : ''}` : fix },
+    install,
+  };
 }
 
 async function bindgenNeed(toolchain: Toolchain | undefined, options: NeedOptions): Promise<Need | undefined> {
