@@ -44,6 +44,9 @@ export interface Session {
   close(): Promise<void>;
 }
 
+/** After an edit was noticed: rustc has been started, and will not be done for long. */
+const REHEARSAL_MS = 30;
+
 /** Memory of the program kept for data that patches add. Untouched pages of it cost nothing. */
 const ARENA_BYTES = 8 << 20;
 
@@ -238,7 +241,9 @@ class RunningSession<P extends Patch> implements Session {
     this.#report({ event: 'change', paths: edit.paths });
 
     // build: rustc over what the edit touched; nothing, when a newer edit came meanwhile (its step sees this one's paths).
+    const rehearsal = setTimeout(() => this.#rehearse(), REHEARSAL_MS);
     const build = await this.#cancellable((signal) => this.#builder.update(edit, signal), edit);
+    clearTimeout(rehearsal);
     if (build === undefined) return;
     if (build.kind === 'failed') return this.#fail(build);
     const running = this.#running;
@@ -291,6 +296,15 @@ class RunningSession<P extends Patch> implements Session {
     if (glue !== undefined) this.#served.push(build);
     this.#settle(build);
     this.#report(patchEvent(patch, edit, build, linkMs, receipts));
+  }
+
+  /** While rustc is at work. */
+  #rehearse(): void {
+    try {
+      if (this.#applied !== undefined) this.#running?.linker.rehearse(this.#applied);
+    } catch (error) {
+      this.#reportBug(error);
+    }
   }
 
   /** What runs is what this build made it. */
