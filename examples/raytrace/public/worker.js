@@ -1,4 +1,4 @@
-import init, { work } from '/pkg/raytrace.js';
+import init, { work } from './pkg/raytrace.js';
 
 addEventListener('message', async ({ data: { module, memory, worker } }) => {
   await init({ module_or_path: module, memory });
