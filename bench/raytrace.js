@@ -85,13 +85,16 @@ async function openPage(browser, url) {
   const page = await browser.newPage();
   await page.goto(url);
   await page.waitForFunction(() => document.body?.dataset.ready === '');
-  await page.evaluate(async (threads) => {
-    const slider = document.getElementById('threads');
-    slider.value = threads;
-    slider.dispatchEvent(new Event('input'));
-    globalThis.glue = await import('/pkg/raytrace.js');
-    globalThis.glue.employ(0);
-  }, THREADS);
+  await page.evaluate(
+    async ([threads, glue]) => {
+      const slider = document.getElementById('threads');
+      slider.value = threads;
+      slider.dispatchEvent(new Event('input'));
+      globalThis.glue = await import(glue);
+      globalThis.glue.employ(0);
+    },
+    [THREADS, '/pkg/raytrace.js'],
+  );
   return page;
 }
 
