@@ -2,7 +2,7 @@
 // page or the client, beside what rustc alone takes for such an edit and what a full rebuild takes; what starting takes;
 // what a server under load notices of patches; what a call through a stub costs.
 //
-//   npm run bench [-- --json] [--rounds 9] [--only counter|large|server|load|stub] [--cpu-prof FOLDER]
+//   npm run bench [-- --json] [--rounds 9] [--only counter|large|server|load|stub|raytrace] [--cpu-prof FOLDER]
 //
 // Each program stands in three copies with the same source, all of them built before anything is measured:
 //   live    `hotslot serve` and an open page or connection. live_ms runs from just before the file is written until the
@@ -18,6 +18,7 @@
 // What `load` and `stub` measure is told in load.js and stub.js.
 import { parseArgs } from 'node:util';
 
+import { measureRaytrace } from './raytrace.js';
 import { patchUnderLoad } from './load.js';
 import { measureServer, server } from './native.js';
 import { counter, large, measurePage } from './page.js';
@@ -60,7 +61,7 @@ const ROWS = [
   ['resident', ({ resident_mb: resident }) => resident && `${resident.toFixed(0)} MB`],
 ];
 
-function table({ load, stub, ...programs }) {
+function table({ load, stub, raytrace, ...programs }) {
   const columns = Object.values(programs);
   const rows = ROWS.map(([label, cell]) => [label, columns.map((program) => cell(program) ?? '')]);
   const lines = rows.filter(([, cells]) => cells.some((cell) => cell !== '')).map((each) => row(...each));
@@ -74,6 +75,18 @@ function table({ load, stub, ...programs }) {
   }
   if (stub !== undefined)
     lines.push(`a stub costs ${stub.debug_ns} ns a call in a debug build, ${stub.release_ns} ns in a release build`);
+  if (raytrace !== undefined) {
+    const {
+      threads,
+      all_threads_ms: all,
+      rustc_ms: rustc,
+      frame_ms: frame,
+      plain_frame_ms: plain,
+      epoch_ns,
+    } = raytrace;
+    lines.push(`save → all ${threads} threads ${ms(all)}, rustc ${ms(rustc)}; a check costs ${epoch_ns} ns a call;`);
+    lines.push(`  a frame takes ${ms(frame)}, without hotslot ${ms(plain)}: ${ratio(frame, plain)}`);
+  }
   return lines.join('\n');
 }
 
@@ -103,11 +116,16 @@ const measurements = {
   server: () => measureServer(server, run),
   load: async () => (await patchUnderLoad({ patches: PATCHES, ...run })).figures,
   stub: () => measureStubs(run),
+  raytrace: () => inBrowser((browser) => measureRaytrace(browser, run)),
 };
 
-async function onPage(program) {
+function onPage(program) {
+  return inBrowser((browser) => measurePage(program, browser, run));
+}
+
+async function inBrowser(measure) {
   const browser = await launchBrowser();
-  const figures = await measurePage(program, browser, run);
+  const figures = await measure(browser);
   await browser.close();
   return figures;
 }
