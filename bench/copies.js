@@ -69,3 +69,18 @@ export async function buildBase(builder) {
   if (built.kind === 'failed') throw new Error(built.diagnostics.map(({ text }) => text).join('\n'));
   return built;
 }
+
+/** One edit after the other in each copy, `rounds` times, with numbers behind `last`. */
+export async function alternate(program, { live, floor, plain }, last, { rounds, progress }, figures) {
+  // The first round finds caches cold that a session then keeps warm, and is not counted.
+  for (let round = 0; round <= rounds; round++) {
+    progress(`${program.name}: round ${round} of ${rounds}`);
+    const edit = program.edit(last + 1 + round);
+    const measured = {
+      ...(await live.edit(edit)),
+      rustc_ms: await floor.edit(edit),
+      rebuild_ms: await plain.edit(edit),
+    };
+    if (round > 0) figures.add(measured);
+  }
+}

@@ -7,7 +7,7 @@ import { setTimeout } from 'node:timers/promises';
 
 import { TRIPLES } from '../dist/build/platform.js';
 import { requireToolchain } from '../dist/build/toolchain.js';
-import { apply, makeCopies, openFloor, pause, ROOT } from './copies.js';
+import { alternate, apply, makeCopies, openFloor, pause, ROOT } from './copies.js';
 import { Figures } from './figures.js';
 import { Connection } from './http.js';
 import { serve } from './serve.js';
@@ -53,17 +53,7 @@ export async function measureServer(program, { rounds, nodeFlags, progress }) {
   }
 
   const live = await openLive(folders.live, nodeFlags);
-  // The first round finds caches cold that a session then keeps warm, and is not counted.
-  for (let round = 0; round <= rounds; round++) {
-    progress(`${program.name}: round ${round} of ${rounds}`);
-    number++;
-    const measured = {
-      ...(await live.edit(program.edit(number))),
-      rustc_ms: await floor.edit(program.edit(number)),
-      rebuild_ms: await plain.edit(program.edit(number)),
-    };
-    if (round > 0) figures.add(measured);
-  }
+  await alternate(program, { live, floor, plain }, number, { rounds, progress }, figures);
   await live.close();
   await plain.close();
   return figures.medians();

@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path';
 
 import { createBuilder } from '../dist/build/builder.js';
 import { requireToolchain } from '../dist/build/toolchain.js';
-import { apply, makeCopies, openFloor, pause, ROOT } from './copies.js';
+import { alternate, apply, makeCopies, openFloor, pause, ROOT } from './copies.js';
 import { Figures } from './figures.js';
 import { EDITED_STEP, fileOfFunction, largeCrate } from './large.js';
 import { serve, serveFolder } from './serve.js';
@@ -77,17 +77,7 @@ export async function measurePage(program, browser, { rounds, nodeFlags, progres
   }
 
   const live = await openLive(program, folders.live, browser, nodeFlags);
-  // The first round finds caches cold that a session then keeps warm, and is not counted.
-  for (let round = 0; round <= rounds; round++) {
-    progress(`${program.name}: round ${round} of ${rounds}`);
-    number++;
-    const measured = {
-      ...(await live.edit(program.edit(number))),
-      rustc_ms: await floor.edit(program.edit(number)),
-      rebuild_ms: await plain.edit(program.edit(number)),
-    };
-    if (round > 0) figures.add(measured);
-  }
+  await alternate(program, { live, floor, plain }, number, { rounds, progress }, figures);
   if (program === large) figures.add({ resident_mb: live.residentMb(), functions: FUNCTIONS });
   await live.close();
   await plain.close();
