@@ -7,34 +7,21 @@
 // from the list what is new, without returning to an event loop: a thread may not have one for minutes.
 
 import { apply, openProgram, type Prepared, type Program } from './apply.ts';
+import { type Entry, Journal } from './journal.ts';
 import { readPatch } from './protocol.ts';
 
-/** Words of 4 bytes. The epoch has a cache line to itself: it is read at every call. */
-const EPOCH = 0;
-/** Not 0 when there is a publisher. */
-const CLAIMED = 16;
-const COUNT = 17;
-/** Of the first record, and of the memory for further ones. */
-const FIRST = 18;
-const FREE = 19;
-const FREE_END = 20;
-/** What each thread has taken, or FAILED. */
-const TAKEN = 32;
+/** Not 0 when there is a publisher. In words of 4 bytes; those before are the journal's. */
+const CLAIMED = 32;
+const COUNT = 33;
+/** The last record that each thread has taken, or FAILED. */
+const TAKEN = 48;
 const MAX_THREADS = 1024;
 const FAILED = -2;
-/** The number in the name of a lock that each thread holds as long as it lives; 0 while it has none. */
+/** The number in the name of the lock that each thread asks for; negative while it has not heard that it holds it. */
 const LOCKS = TAKEN + MAX_THREADS;
 /** When each thread took it, in milliseconds since 1970, as floats of 8 bytes. */
 const TIMES_OFFSET = 4 * (LOCKS + MAX_THREADS);
 const RECORDS_OFFSET = TIMES_OFFSET + 8 * MAX_THREADS;
-
-/** A record: address of the next one, kind, length; then that many bytes. */
-const RECORD_BYTES = 16;
-const PATCH = 1;
-const UNDO = 2;
-
-const PAGE_BYTES = 65_536;
-const GROWTH_PAGES = 16;
 
 /** `(module (import "h" "s" (func)) (export "s" (func 0)))`: only a function of a module can be put into a table. */
 const SHIM: Uint8Array<ArrayBuffer> = new TextEncoder().encode(
@@ -42,8 +29,9 @@ const SHIM: Uint8Array<ArrayBuffer> = new TextEncoder().encode(
 );
 
 /**
- * Whoever terminates a worker does not tell it. But the browser then gives up its locks. It is granted by the worker's
- * event loop: one that never gets there is taken for alive.
+ * Whoever terminates a worker does not tell it. But then the browser gives up its locks; in Chromium only after two seconds
+ * when the worker waits in wasm. One that begins to wait before the browser has heard of its wish gets no lock, and is
+ * taken for alive.
  */
 const lock: { readonly number: number; isHeld: boolean; onHeld: () => void } = {
   number: 1 + Math.floor(Math.random() * 0x7fff_fffe),
@@ -73,21 +61,25 @@ export interface Tally {
 export class Thread {
   readonly program: Program;
   readonly #start: number;
-  readonly #end: number;
   readonly #seen: WebAssembly.Global<'i32'>;
   readonly #threadLocals: WebAssembly.Global<'i32'> | undefined;
   readonly #begin: (thread: Thread) => void;
+  readonly #journal: Journal;
   #index = -1;
+  /** The last record. */
   #taken = 0;
-  /** Address of the last record taken. */
-  #last = 0;
+  /** For the next record, should it say so. */
   #undo: (() => void) | undefined;
+  /** By index: other threads whose locks were held once, and those whose locks no longer are. */
+  readonly #held = new Set<number>();
+  readonly #gone = new Set<number>();
 
   /** `begin` is called once, before the first function of the program runs that a patch can change. */
   constructor(exports: WebAssembly.Exports, begin: (thread: Thread) => void) {
     this.program = { ...openProgram(exports), writesData: false };
     this.#start = numberOf(exports, '__hotslot_threads');
-    this.#end = numberOf(exports, '__hotslot_threads_end');
+    const records = { start: this.#start + RECORDS_OFFSET, end: numberOf(exports, '__hotslot_threads_end') };
+    this.#journal = new Journal(this.program.memory, this.#start, records);
     this.#seen = exports['__hotslot_seen'] as WebAssembly.Global<'i32'>;
     this.#threadLocals = exports['__tls_base'] as WebAssembly.Global<'i32'> | undefined;
     this.#begin = begin;
@@ -110,22 +102,19 @@ export class Thread {
   /** Whether this is the first thread of all. It is asked once, by `begin`. */
   claim(): boolean {
     const isFirst = Atomics.compareExchange(this.#words(), this.#word(CLAIMED), 0, 1) === 0;
-    if (isFirst) {
-      this.#store(FREE, this.#start + RECORDS_OFFSET);
-      this.#store(FREE_END, this.#end);
-      this.program.writesData = true;
-    }
+    if (isFirst) this.program.writesData = true;
     lock.onHeld = () => this.#record(LOCKS, lock.number);
     if (lock.isHeld) lock.onHeld();
+    else this.#record(LOCKS, -lock.number);
     return isFirst;
   }
 
   /** Takes everything published. Throws when that cannot be done; then the thread must not go on. */
   catchUp(): void {
     const before = this.#taken;
-    while (this.#taken < this.#load(EPOCH)) {
+    while (this.#taken < this.#journal.epoch) {
       try {
-        this.#take(Atomics.load(this.#words(), this.#link()));
+        for (const entry of this.#journal.read(this.#taken)) this.#take(entry);
       } catch (error) {
         this.#tell(FAILED);
         const reason = 'hotslot: this thread could not take a patch that others have taken; reload the page';
@@ -136,89 +125,58 @@ export class Thread {
     this.#tell(this.#taken);
   }
 
-  /** Applies a patch here and shows it to all others; the result takes it back, here and there. */
+  /** Applies a patch here and shows it to all others; the result takes it back, here and there, while it is the last. */
   publish(patch: Prepared): () => void {
     const undo = apply(this.program, patch);
     try {
-      this.#append(PATCH, new Uint8Array(patch.frame));
+      const isForEach = WebAssembly.Module.exports(patch.module).some(({ name }) => name === 'thread_locals');
+      this.#journal.append(new Uint8Array(patch.frame), patch.header.slots, isForEach);
     } catch (error) {
       undo();
       throw error;
     }
+    this.#published();
     return () => {
       undo();
-      this.#append(UNDO, new Uint8Array());
+      this.#journal.undo();
+      this.#published();
     };
   }
 
-  /** Whether every other thread that ever was has everything published. */
+  /** Whether every other thread has everything published, but for those that `tally` found gone. */
   get isTakenByAll(): boolean {
-    const epoch = this.#load(EPOCH);
-    for (let index = 0; index < this.#count; index++)
-      if (index !== this.#index && this.#load(TAKEN + index) < epoch) return false;
-    return true;
+    const { epoch } = this.#journal;
+    return this.#others().every((index) => this.#load(TAKEN + index) >= epoch);
   }
 
   async tally(): Promise<Tally> {
-    const epoch = this.#load(EPOCH);
-    const locks = await navigator.locks?.query();
-    const held = locks?.held && new Set(locks.held.map(({ name }) => name));
-    let [workers, behind, failed, takenAt] = [0, 0, 0, 0];
-    for (let index = 0; index < this.#count; index++) {
-      if (index === this.#index || this.#isGone(index, held)) continue;
-      const taken = this.#load(TAKEN + index);
-      workers += 1;
-      takenAt = Math.max(takenAt, this.#times()[index] ?? 0);
-      if (taken === FAILED) failed += 1;
-      else if (taken < epoch) behind += 1;
-    }
-    return { workers, behind, failed, takenAt };
+    await this.#findGone();
+    const { epoch } = this.#journal;
+    const others = this.#others();
+    const taken = others.map((index) => this.#load(TAKEN + index));
+    return {
+      workers: others.length,
+      behind: taken.filter((number) => number !== FAILED && number < epoch).length,
+      failed: taken.filter((number) => number === FAILED).length,
+      takenAt: Math.max(0, ...others.map((index) => this.#times()[index] ?? 0)),
+    };
   }
 
-  #take(address: number): void {
-    const words = this.#words(address + RECORD_BYTES);
-    const kind = words[(address >>> 2) + 1];
-    const length = words[(address >>> 2) + 2] ?? 0;
-    if (kind === UNDO) {
-      this.#undo?.();
+  #take({ number, patch: frame }: Entry): void {
+    if (frame === undefined) {
+      // Without the patch before it, there is nothing to take back: that one was dropped.
+      if (this.#taken === number - 1) this.#undo?.();
       this.#undo = undefined;
     } else {
-      // A copy: neither the compiler nor the text decoder reads shared memory.
-      const { buffer } = this.#words(address + RECORD_BYTES + length);
-      const frame = new ArrayBuffer(length);
-      new Uint8Array(frame).set(new Uint8Array(buffer, address + RECORD_BYTES, length));
       const { header, module } = readPatch(frame);
       this.#undo = apply(this.program, { header, module: new WebAssembly.Module(module), frame });
     }
-    this.#last = address;
-    this.#taken += 1;
+    this.#taken = number;
   }
 
-  #append(kind: number, bytes: Uint8Array): void {
-    const address = this.#allocate(RECORD_BYTES + bytes.length);
-    const words = this.#words(address + RECORD_BYTES + bytes.length);
-    new Uint8Array(words.buffer).set(bytes, address + RECORD_BYTES);
-    words.set([0, kind, bytes.length], address >>> 2);
-    // Whoever sees the new epoch sees all that was written before it.
-    Atomics.store(words, this.#link(), address);
-    this.#last = address;
-    this.#taken += 1;
-    this.#store(EPOCH, this.#taken);
+  #published(): void {
+    this.#taken = this.#journal.epoch;
     this.#tell(this.#taken);
-  }
-
-  /** From what the base keeps free; when that is used up, memory is added, as the program's own allocator adds its. */
-  #allocate(sizeBytes: number): number {
-    const size = Math.ceil(sizeBytes / RECORD_BYTES) * RECORD_BYTES;
-    if (this.#load(FREE) + size > this.#load(FREE_END)) {
-      const pages = Math.max(GROWTH_PAGES, Math.ceil(size / PAGE_BYTES));
-      const start = this.program.memory.grow(pages) * PAGE_BYTES;
-      this.#store(FREE, start);
-      this.#store(FREE_END, start + pages * PAGE_BYTES);
-    }
-    const address = this.#load(FREE);
-    this.#store(FREE, address + size);
-    return address;
   }
 
   #tell(taken: number): void {
@@ -226,22 +184,28 @@ export class Thread {
     this.#record(TAKEN, taken);
   }
 
-  get #count(): number {
-    return Math.min(this.#load(COUNT), MAX_THREADS);
+  /** The indices of all that ever were and are not known to be gone. */
+  #others(): number[] {
+    const count = Math.min(this.#load(COUNT), MAX_THREADS);
+    return Array.from({ length: count }, (_, index) => index).filter(
+      (index) => index !== this.#index && !this.#gone.has(index),
+    );
+  }
+
+  async #findGone(): Promise<void> {
+    // Before asking: what holds a lock by now is among the answers, or gone.
+    const numbers = this.#others().map((index) => [index, this.#load(LOCKS + index)] as const);
+    const { held } = (await navigator.locks?.query()) ?? {};
+    if (held === undefined) return;
+    const names = new Set(held.map(({ name }) => name));
+    for (const [index, number] of numbers) {
+      if (names.has(nameOf(Math.abs(number)))) this.#held.add(index);
+      else if (number > 0 || this.#held.has(index)) this.#gone.add(index);
+    }
   }
 
   #record(column: number, value: number): void {
     if (this.#index < MAX_THREADS) this.#store(column + this.#index, value);
-  }
-
-  #isGone(index: number, held: ReadonlySet<string | undefined> | undefined): boolean {
-    const number = this.#load(LOCKS + index);
-    return number !== 0 && held?.has(nameOf(number)) === false;
-  }
-
-  /** The word that holds the address of the record after the last one taken. */
-  #link(): number {
-    return this.#last === 0 ? this.#word(FIRST) : this.#last >>> 2;
   }
 
   #word(index: number): number {
@@ -260,11 +224,8 @@ export class Thread {
     return new Float64Array(this.program.memory.buffer, this.#start + TIMES_OFFSET, MAX_THREADS);
   }
 
-  /** Of all the memory, as it is now, at least up to `end`: another thread may have added to it, unseen by this one. */
-  #words(end = 0): Int32Array {
-    const { memory } = this.program;
-    if (memory.buffer.byteLength < end) memory.grow(0);
-    return new Int32Array(memory.buffer);
+  #words(): Int32Array {
+    return new Int32Array(this.program.memory.buffer);
   }
 }
 

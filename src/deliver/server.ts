@@ -80,7 +80,7 @@ const PORTS_TO_TRY = 100;
 const SCRIPTS_TO_READ = 100;
 const SCRIPT = 'text/javascript;charset=utf-8';
 const PAGE = 'text/html;charset=utf-8';
-const CLIENT_MODULES: readonly string[] = ['client.js', 'apply.js', 'threads.js', 'protocol.js'];
+const CLIENT_MODULES: readonly string[] = ['client.js', 'apply.js', 'threads.js', 'journal.js', 'protocol.js'];
 /** Compiled, also when this file runs from its source (as the tests do). */
 const CLIENT_DIRECTORY: string = fileURLToPath(
   new URL(import.meta.url.endsWith('.ts') ? '../../dist/client/' : '../client/', import.meta.url),
