@@ -17,6 +17,7 @@ const TARGET = fileURLToPath(new URL('../../.cache/target', import.meta.url));
 /** What the page has for the tests. */
 declare const pool: Record<string, (...given: unknown[]) => unknown>;
 declare const startWorker: (kind: string) => Promise<number>;
+declare const pageWorkers: Worker[];
 
 /** A page with four workers of its own and two of rayon's. */
 class Pond {
@@ -59,6 +60,7 @@ class Pond {
 }
 
 const ALL = [0, 1, 2, 3];
+const EDITS = 200;
 
 describe('a program that is edited', () => {
   let browser: Browser;
@@ -186,7 +188,7 @@ fn greet(worker: usize) -> String {
       'thread_local!(static BEGUN: Cell<usize> = const { Cell::new(7) });\nfn greet(worker: usize) -> String {\n    BEGUN.set(BEGUN.get() + 1);\n',
     );
     await swap('format!("one {worker}")', 'format!("three {worker} {}", BEGUN.get())');
-    for (const kind of ['module', 'classic', 'nested']) {
+    for (const kind of ['worker', 'classic', 'nested']) {
       const number = await pond.page.evaluate((name) => startWorker(name), kind);
       expect(await pond.ask(number)).toEqual([`three ${number} 8`]);
     }
@@ -223,6 +225,44 @@ fn greet(worker: usize) -> String {
     expect(await one.ask(...ALL)).toEqual(ALL.map((number) => `worker ${number} says hi`));
   });
 
+  test('a thread that cannot take a patch ends, the others go on, and all hear of it', async () => {
+    const pond = await open();
+    const warning = pond.page.waitForEvent('console', (message) => message.type() === 'warning');
+    const number = await pond.page.evaluate((kind) => startWorker(kind), 'broken');
+    await pond.call('begin', number);
+    await pond.page.waitForFunction(() => Number(pool['turns']?.()) > 0);
+    const told = server.next(({ event }) => event === 'threads');
+    const { version } = await swap('fn step() -> u32 {\n    1', 'fn step() -> u32 {\n    2');
+    expect(await told).toMatchObject({ version, workers: 7, failed: 1 });
+    expect((await warning).text()).toBe(
+      `[hotslot] 1 threads could not take version ${version} and ended; reload the page`,
+    );
+    expect(await pond.ask(...ALL)).toEqual(ALL.map((each) => `worker ${each} says hello`));
+    await pond.call('begin', 0);
+    await pond.page.waitForFunction(() => pool['latest']?.() === 2);
+    await pond.call('stop');
+    expect(await pond.answers(1)).toEqual(['steps [2]']);
+  });
+
+  test('workers that were terminated while they waited are not waited for', async () => {
+    const pond = await open();
+    const counted = async (from: string, to: string): Promise<Extract<Event, { event: 'threads' }>> => {
+      const told = server.next(({ event }) => event === 'threads');
+      await swap(from, to);
+      return (await told) as Extract<Event, { event: 'threads' }>;
+    };
+    expect((await counted('says hello', 'says hi')).workers).toBe(6);
+    await pond.page.evaluate(async () => {
+      const held = async (): Promise<number> => ((await navigator.locks.query()).held ?? []).length;
+      const before = await held();
+      for (const worker of pageWorkers.splice(0)) worker.terminate();
+      while ((await held()) > before - 4) await new Promise((resolve) => setTimeout(resolve, 50));
+    });
+    const { workers, behind } = await counted('says hi', 'says hey');
+    expect(workers).toBe(2);
+    expect(behind).toBeLessThanOrEqual(2);
+  });
+
   test('what threads cannot take while they run is refused in words', async () => {
     const pond = await open();
     const threads = pond.page.workers();
@@ -239,6 +279,188 @@ fn greet(worker: usize) -> String {
     });
     expect(await pond.ask(...ALL)).toEqual(ALL.map((number) => `worker ${number} says hello`));
     await pond.expectUndisturbed(threads);
+  });
+
+  test(
+    'two hundred edits while all threads draw: each takes them in order, and none leaves anything behind',
+    { timeout: 600_000 },
+    async () => {
+      const pond = await open();
+      const modules = await pond.page.evaluate(() => startWorker('late'));
+      const threads = pond.page.workers();
+      const source = server.read(LIB);
+      await pond.page.evaluate(() => {
+        const drawn: string[] = [];
+        const said: string[] = [];
+        Object.assign(globalThis, { drawn, said });
+        let asked = 0;
+        const draw = (): void => {
+          const frame = String(pool['frame']?.());
+          if (drawn.at(-1) !== frame) drawn.push(frame);
+          const answers = String(pool['answers']?.());
+          if (asked === 0 || answers.split('; ').length === asked) {
+            if (asked > 0 && said.at(-1) !== answers) said.push(answers);
+            pool['forget']?.();
+            for (const number of [0, 1, 2, 3]) pool['ask']?.(number);
+            asked = 4;
+          }
+          requestAnimationFrame(draw);
+        };
+        draw();
+      });
+      const bytes = (): Promise<unknown> => pond.call('bytes');
+      const before = await bytes();
+      for (let number = 1; number <= EDITS; number++) {
+        const text = source
+          .replace('fn colour(_row: u32) -> u32 {\n    0', `fn colour(_row: u32) -> u32 {\n    ${number}`)
+          .replace('says hello', `says ${number}`);
+        expect(await server.write({ [LIB]: text })).toMatchObject({
+          event: 'patch',
+          functions: expect.arrayContaining(['pool::colour', 'pool::greet']),
+        });
+      }
+      await pond.page.waitForFunction((last) => {
+        const { drawn, said } = globalThis as unknown as { drawn: string[]; said: string[] };
+        return drawn.at(-1) === `[${last}]` && said.at(-1)?.split(`says ${last}`).length === 5;
+      }, EDITS);
+      const { drawn, said } = await pond.page.evaluate(() => {
+        const kept = globalThis as unknown as { drawn: string[]; said: string[] };
+        return { drawn: kept.drawn, said: kept.said };
+      });
+      const frames = drawn.flatMap((frame) => JSON.parse(frame) as number[]);
+      // No row is of an older version than one of an earlier frame.
+      expect(frames).toEqual(frames.toSorted((one, other) => one - other));
+      expect(new Set(frames).size).toBeGreaterThan(EDITS / 2);
+      for (const number of ALL) {
+        const heard = said.map((answers) => Number(new RegExp(`worker ${number} says (\\d+)`).exec(answers)?.[1] ?? 0));
+        expect(heard).toEqual(heard.toSorted((one, other) => one - other));
+        expect(new Set(heard).size).toBeGreaterThan(EDITS / 2);
+        expect(heard.at(-1)).toBe(EDITS);
+      }
+      expect(await bytes()).toBe(before);
+      await pond.expectUndisturbed(threads);
+      // What a worker compiles that starts late: the few that still show.
+      expect(await pond.page.evaluate(() => startWorker('late'))).toBeLessThan(modules + 10);
+    },
+  );
+});
+
+/** A picture that the raytracer's page has shown. */
+interface Picture {
+  /** As the page says. */
+  readonly version: string;
+  /** Mean red, green and blue of each square of 40 × 40 pixels. */
+  readonly means: readonly number[];
+  /** Of the first pixel; undefined when others differ from it. */
+  readonly only: string | undefined;
+}
+
+describe('the raytracer', () => {
+  let browser: Browser;
+  let server: Server;
+
+  beforeAll(async () => {
+    browser = await launchBrowser();
+    server = await startServer(copyCrate('examples/raytrace', 'raytrace'));
+  });
+  afterAll(async () => {
+    await server.close();
+    await browser.close();
+  });
+
+  /** Four threads. All pictures from then on are kept. */
+  const open = async (): Promise<OpenPage> => {
+    const opened = await openPage(browser, server.url, "document.body?.dataset.ready === ''");
+    await opened.page.evaluate(() => {
+      const pictures: Picture[] = [];
+      Object.assign(globalThis, { pictures });
+      const canvas = document.querySelector('canvas') as HTMLCanvasElement;
+      const look = (): Picture => {
+        const { width, height } = canvas;
+        const data = canvas.getContext('2d')?.getImageData(0, 0, width, height).data ?? new Uint8ClampedArray();
+        const means: number[] = [];
+        for (let at = 0; at < data.length; at += 1) {
+          const [x, y] = [(at >> 2) % width, Math.floor((at >> 2) / width)];
+          const mean = (Math.floor(y / 40) * (width / 40) + Math.floor(x / 40)) * 4 + (at & 3);
+          means[mean] = (means[mean] ?? 0) + (data[at] ?? 0) / 1600;
+        }
+        const pixels = new Uint32Array(data.buffer);
+        const only = pixels.every((pixel) => pixel === pixels[0]) ? String(data.slice(0, 3)) : undefined;
+        return { version: document.getElementById('version')?.textContent ?? '', means, only };
+      };
+      // The page writes how many samples it has once it has drawn them.
+      const observer = new MutationObserver(() => pictures.push(look()));
+      observer.observe(document.getElementById('samples') as HTMLElement, { childList: true });
+      const slider = document.getElementById('threads') as HTMLInputElement;
+      slider.value = '4';
+      slider.dispatchEvent(new Event('input'));
+    });
+    while (opened.page.workers().length < 4) await opened.page.waitForEvent('worker');
+    return opened;
+  };
+
+  /** The first ones that the page shows of a version. */
+  const pictures = async ({ page }: OpenPage, version: string, count: number): Promise<Picture[]> => {
+    const found = await page.waitForFunction(
+      ([name, wanted]) => {
+        const { pictures: all } = globalThis as unknown as { pictures: Picture[] };
+        const shown = all.filter((picture) => picture.version === name);
+        return shown.length >= wanted && shown;
+      },
+      [version, count] as const,
+    );
+    return (await found.jsonValue()) as Picture[];
+  };
+
+  const difference = (one: Picture | undefined, other: Picture | undefined): number =>
+    Math.max(...(one?.means ?? []).map((mean, index) => Math.abs(mean - (other?.means[index] ?? NaN))));
+
+  test('shading, camera and scene change in the picture; all of its pixels are of one version', async () => {
+    const opened = await open();
+    const threads = opened.page.workers();
+    const [original] = await pictures(opened, 'as built', 1);
+    let last = original;
+    let version = 0;
+    const take = async (path: string, from: string, to: string, count: number): Promise<Picture[]> => {
+      version += 1;
+      expect(await server.edit(path, from, to)).toMatchObject({ event: 'patch', version });
+      return pictures(opened, `version ${version}`, count);
+    };
+    for (const [path, from, to] of [
+      ['src/trace.rs', 'share = share.tint(hit.surface.colour);', 'share = share.tint(hit.normal * 0.5);'],
+      ['src/camera.rs', 'let zoom = 1.9;', 'let zoom = 1.2;'],
+      ['src/scene.rs', 'let ring = 11;', 'let ring = 5;'],
+    ] as const) {
+      const [changed] = await take(path, from, to, 1);
+      expect(difference(last, changed)).toBeGreaterThan(15);
+      last = changed;
+    }
+    // As a page shows it in which no older code has run.
+    const other = await open();
+    const [fresh] = await pictures(other, 'as built', 1);
+    expect(difference(last, fresh)).toBeLessThan(5);
+    await other.close();
+
+    let light = 'let mut gathered = vector(0.0, 0.0, 0.0);';
+    const colours: string[] = [];
+    for (const level of ['0.1', '0.4', '0.8']) {
+      const flat = `if origin.x < 1e9 {\n        return vector(${level}, ${level}, ${level});\n    }\n    ${light}`;
+      const before = light;
+      const shown = await take('src/trace.rs', before, flat, 3);
+      light = flat;
+      const [colour = ''] = new Set(shown.map(({ only }) => only));
+      colours.push(colour);
+      expect(shown.map(({ only }) => only)).toEqual(shown.map(() => colour));
+    }
+    expect(new Set(colours).size).toBe(3);
+    await server.restore();
+    const [restored] = await pictures(opened, `version ${version + 1}`, 1);
+    expect(difference(original, restored)).toBeLessThan(5);
+    expect(opened.page.workers()).toEqual(threads);
+    expect(await opened.isSameDocument()).toBe(true);
+    expect(opened.navigations()).toBe(1);
+    expect(opened.errors).toEqual([]);
+    await opened.close();
   });
 });
 
@@ -322,37 +544,6 @@ describe('patches in quick succession', () => {
       await take(builds[0]);
     }
     expect(Math.min(...gaps)).toBeLessThan(10);
-  });
-
-  test('two hundred while all threads draw: no trap, no frame of other values, little memory', async () => {
-    const take = await publish();
-    open = await openPage(browser, web.url, 'window.ready === true');
-    const pond = new Pond(open);
-    const threads = pond.page.workers();
-    await pond.page.evaluate(() => {
-      const frames: Record<string, number> = {};
-      Object.assign(globalThis, { frames });
-      const draw = (): void => {
-        const frame = String(pool['frame']?.());
-        frames[frame] = (frames[frame] ?? 0) + 1;
-        setTimeout(draw);
-      };
-      draw();
-    });
-    const bytes = (): Promise<unknown> => pond.page.evaluate(() => (pool['bytes'] as () => number)());
-    const before = await bytes();
-    for (let patch = 0; patch < 100; patch++) {
-      await take(builds[1]);
-      await take(builds[0]);
-    }
-    expect(await pond.call('frame')).toBe('[0]');
-    const frames = await pond.page.evaluate(() => (globalThis as unknown as { frames: Record<string, number> }).frames);
-    // A frame that was begun before a patch may have rows of both.
-    expect(Object.keys(frames).filter((frame) => !['[0]', '[1]', '[0, 1]'].includes(frame))).toEqual([]);
-    expect(frames['[1]']).toBeGreaterThan(0);
-    expect(await bytes()).toBe(before);
-    expect(await pond.ask(...ALL)).toEqual(ALL.map((number) => `worker ${number} says hello`));
-    await pond.expectUndisturbed(threads);
   });
 });
 
