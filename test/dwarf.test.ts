@@ -309,12 +309,13 @@ describe('types that no program has', () => {
     relocations: [],
   } as const;
 
-  /** Compared with itself, read twice. */
+  /** Compared with itself, beside another name that nothing has: or it would be plain that nothing changed. */
   function reason(children: readonly Die[]): string | undefined {
     const [info, abbreviations] = unit(children);
-    const make = (): ObjectFile => object(file({ '.debug_info': info, '.debug_abbrev': abbreviations }));
-    const after = make();
-    return layoutRefusal([make()], [after], [{ after: { object: after, symbol, atom } }])?.reason;
+    const make = (name: string): ObjectFile =>
+      object(file({ '.debug_info': info, '.debug_abbrev': abbreviations, '.debug_str': [...text(name)] }));
+    const after = make('now');
+    return layoutRefusal([make('before')], [after], [{ after: { object: after, symbol, atom } }])?.reason;
   }
 
   const struct = (name: string, place: number): Die => ({

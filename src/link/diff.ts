@@ -6,6 +6,7 @@
 // whose neighbours did, is not a change.
 
 import type { Atom, ObjectFile, Relocation, Symbol, UnwindRecord } from '../model.ts';
+import { equalBytes } from '../object/bytes.ts';
 
 /** A symbol in the object that defines it. */
 export interface Definition {
@@ -185,8 +186,3 @@ export class Comparison {
 
 /** One character for each byte, and no two bytes for one character. */
 const latin1 = new TextDecoder('latin1');
-
-function equalBytes(a: Uint8Array, b: Uint8Array, from: number, to: number): boolean {
-  for (let index = from; index < to; index++) if (a[index] !== b[index]) return false;
-  return true;
-}

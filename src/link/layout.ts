@@ -79,6 +79,7 @@ export function goneTypes(
   for (const object of before) {
     const now = after.find(({ name }) => name === object.name);
     if (changes !== undefined && now !== undefined && !changed.has(now) && definesAllOf(now, object)) continue;
+    if (now !== undefined && isAsBefore([object], now)) continue;
     const present = new Set((now && debugInfo(now))?.typeNames);
     const info = debugInfo(object);
     for (const name of info?.typeNames ?? []) {
@@ -90,6 +91,13 @@ export function goneTypes(
     for (const { linkageName, type } of info?.statics ?? []) gone.set(staticKey(linkageName), [type.name]);
   }
   return gone;
+}
+
+/** The object that it replaced describes the same types and statics: the first that would be asked for each of them. */
+function isAsBefore(before: readonly ObjectFile[], object: ObjectFile): boolean {
+  const same = before.find(({ name }) => name === object.name);
+  const old = same && debugInfo(same);
+  return old !== undefined && debugInfo(object)?.isLike(old) === true;
 }
 
 /** Code that left an object takes its types with it, and changes nothing else there. */
@@ -137,6 +145,7 @@ function* differences(
     yield { text, rank: 0 };
     return;
   }
+  if (isAsBefore(before, object)) return;
   const older = new Older(before, object.name);
   const comparison = new TypeComparison();
   for (const name of now.typeNames) {

@@ -236,3 +236,9 @@ export function isZero(bytes: Uint8Array): boolean {
   for (const byte of bytes) if (byte !== 0) return false;
   return true;
 }
+
+/** From one offset up to another, in both. */
+export function equalBytes(a: Uint8Array, b: Uint8Array, from = 0, to: number = a.length): boolean {
+  for (let index = from; index < to; index++) if (a[index] !== b[index]) return false;
+  return true;
+}

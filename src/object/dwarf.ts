@@ -9,6 +9,7 @@
 import type { ObjectFile } from '../model.ts';
 import { debugFile } from './debugfile.ts';
 import { DW_TAG } from './dwarfabbrev.ts';
+import { describeSame } from './dwarfsame.ts';
 import type { DebugFile } from './dwarfsections.ts';
 import { type Unit, Units } from './dwarfunit.ts';
 
@@ -208,6 +209,7 @@ export class Type {
 
 /** What an object says of its types and functions. Throws MalformedError from whatever reads it first. */
 export class DebugInfo {
+  readonly #file: DebugFile;
   readonly #units: Units;
   readonly #types = new Map<number, Type>();
   readonly #scopes = new Map<number, string>();
@@ -217,7 +219,13 @@ export class DebugInfo {
   #statics: readonly StaticType[] | undefined;
 
   constructor(file: DebugFile) {
+    this.#file = file;
     this.#units = new Units(file);
+  }
+
+  /** True when it is plain to see that types and statics are described as `other` describes them. */
+  isLike(other: DebugInfo): boolean {
+    return describeSame({ file: this.#file, units: this.#units }, { file: other.#file, units: other.#units });
   }
 
   /** Names of structures, unions and enumerations that `typesNamed` gives. */

@@ -78,6 +78,7 @@ export interface Attribute {
 }
 
 export interface Abbreviation {
+  readonly code: number;
   readonly tag: number;
   readonly hasChildren: boolean;
   readonly isKept: boolean;
@@ -115,7 +116,7 @@ export function readAbbreviations(file: DebugFile, offset: number, encoding: Enc
     }
     if (abbreviations.has(code)) reader.fail('codes that differ', `a second ${code}`);
     const needsParent = tag === DW_TAG.formal_parameter || tag === DW_TAG.variable;
-    abbreviations.set(code, { tag, hasChildren, isKept: kept.has(tag), needsParent, attributes, sizeBytes });
+    abbreviations.set(code, { code, tag, hasChildren, isKept: kept.has(tag), needsParent, attributes, sizeBytes });
   }
   return abbreviations;
 }

@@ -249,15 +249,39 @@ export class Unit {
 
   /** The kept entry at a place. */
   indexAt(place: number): number {
+    const index = this.lastUpTo(place);
+    return index >= 0 && this.place(index) === place
+      ? index
+      : this.fail('a type or a function', 'another entry', place);
+  }
+
+  /** The last kept entry that begins at the place or before it; -1 for none. */
+  lastUpTo(place: number): number {
     const { offsets } = this.#walked();
     const offset = place - this.#section.base;
     let from = 0;
     for (let end = offsets.length; from < end;) {
       const middle = (from + end) >>> 1;
-      if ((offsets[middle] ?? 0) < offset) from = middle + 1;
+      if ((offsets[middle] ?? 0) <= offset) from = middle + 1;
       else end = middle;
     }
-    return offsets[from] === offset ? from : this.fail('a type or a function', 'another entry', place);
+    return from - 1;
+  }
+
+  /** By equal abbreviations, entries of the same kinds stand in the same places, and name things in the same way. */
+  hasTreeOf(other: Unit): boolean {
+    const one = this.#walked();
+    const two = other.#walked();
+    return (
+      this.start === other.start &&
+      this.end === other.end &&
+      this.#stringOffsetsBase() === other.#stringOffsetsBase() &&
+      one.offsets.length === two.offsets.length &&
+      one.offsets.every(
+        (offset, index) => offset === two.offsets[index] && one.parents[index] === two.parents[index],
+      ) &&
+      one.abbreviations.every((abbreviation, index) => abbreviation.code === two.abbreviations[index]?.code)
+    );
   }
 
   fail(expected: string, found: string, place: number): never {
