@@ -90,8 +90,11 @@ store=$HOTSLOT_STORE/\${output##*/}
 mkdir -p "$store" || exit 1
 # Not every folder is on the same file system, and not every file system has links.
 objects() { grep -z '\\.o$' "$line"; }
+# What tells each of them from others, found out meanwhile. Where \`stat\` is another one, whoever needs it asks anew.
+objects | xargs -0r stat -Lc '%h %i-%s-%.9Y' >"$line.stats" 2>/dev/null &
 objects | xargs -0r ln -t "$store" 2>/dev/null || objects | xargs -0r cp -nt "$store" || exit 1
-mv "$line" "$store/line" || exit 1
+wait
+mv "$line.stats" "$store/stats" && mv "$line" "$store/line" || exit 1
 # cargo expects the file to be there.
 : >"$output"
 # What rustc does from here on nobody waits for: it yields to what brings its objects to the program.

@@ -20,6 +20,7 @@ import type { ArchiveSource, ObjectSource } from '../model.ts';
 import { readArchive } from '../object/archive.ts';
 import { readElf, sectionsOf, SHT_SYMTAB } from '../object/elf.ts';
 import { readSymbols } from '../object/elfsymbols.ts';
+import { readIfThere } from './paths.ts';
 import type { Platform } from './platform.ts';
 
 /** How the files end that rustc makes of a program's own code. */
@@ -62,6 +63,10 @@ export function readLinked(path: string, editable: ReadonlySet<string>, platform
   const files = filesOn(line);
   const last = files.findLast((argument) => argument.endsWith(suffix));
   const allocator = platform === 'native' && last && bindsAllocator(join(path, basename(last))) ? last : undefined;
+  const stamps = readStamps(
+    join(path, 'stats'),
+    files.filter((argument) => argument.endsWith('.o')),
+  );
   const archives: ArchiveSource[] = [];
   const kept = new Set<string>();
   const brings = new Map<string, readonly ObjectSource[]>();
@@ -70,7 +75,8 @@ export function readLinked(path: string, editable: ReadonlySet<string>, platform
     const copy = join(path, file);
     if (argument.endsWith('.o')) {
       kept.add(argument);
-      if (argument.endsWith(suffix) && argument !== allocator) brings.set(copy, [objectOf(folder, file)]);
+      if (argument.endsWith(suffix) && argument !== allocator)
+        brings.set(copy, [objectOf(folder, file, stamps.get(argument))]);
     } else if (editable.has(file)) {
       if (!existsSync(copy)) keep(argument, copy);
       kept.add(argument);
@@ -122,13 +128,29 @@ function bindsAllocator(path: string): boolean {
     .some(({ name, section }) => section !== 'undefined' && name.includes('__rust_no_alloc_shim_is_unstable'));
 }
 
-function objectOf(folder: Folder, file: string): ObjectSource {
-  const path = join(folder.path, file);
-  const { ino, size, mtimeMs, nlink } = statSync(path);
-  // A codegen unit that was reused is the same file as before, under one more name. A file system without links
-  // makes copies, whose numbers say nothing.
-  const stamp = nlink > 1 ? `${ino}-${size}-${mtimeMs}` : hash(readFileSync(path));
+/**
+ * Of each object, its inode, size and time: a codegen unit that was reused is the same file as before, under one more
+ * name. A file system without links makes copies, whose numbers say nothing.
+ */
+function readStamps(path: string, objects: readonly string[]): ReadonlyMap<string, string> {
+  const lines = readIfThere(path)?.trimEnd().split('\n') ?? [];
+  // Someone else's `stat` says less, or nothing.
+  if (lines.length !== objects.length) return new Map();
+  return new Map(
+    lines.flatMap((line, index): [string, string][] => {
+      const [links, stamp = ''] = line.split(' ');
+      return Number(links) > 1 ? [[objects[index] ?? '', stamp]] : [];
+    }),
+  );
+}
+
+function objectOf(folder: Folder, file: string, stamp = stampOf(join(folder.path, file))): ObjectSource {
   return { name: stem(file), stamp, bytes: () => readFileSync(join(folder.path, file)) };
+}
+
+function stampOf(path: string): string {
+  const { ino, size, mtimeMs, nlink } = statSync(path);
+  return nlink > 1 ? `${ino}-${size}-${mtimeMs}` : hash(readFileSync(path));
 }
 
 /** `CRATE.UNIT.INVOCATION.rcgu.o` without what differs from one run of rustc to the next. */
