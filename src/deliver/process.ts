@@ -13,7 +13,8 @@
 // hotslot killed by SIGKILL leaves the program running. A note beside the build says which one it is, and the next hotslot
 // ends it (leftover.ts) before it starts its own: an orphan with the port would be in its way.
 
-import { chmod, readdir, rm, writeFile } from 'node:fs/promises';
+import { writeFileSync } from 'node:fs';
+import { chmod, readdir, rm } from 'node:fs/promises';
 import { createServer, type Server as SocketServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
@@ -355,15 +356,16 @@ class NativeProcess implements Process {
     this.#pending = pending;
     if (run === undefined || run.exit !== undefined) this.#refuse(pending, 'it does not run');
     else if (run.lost !== undefined) this.#refuse(pending, run.lost);
-    else await this.#begin(pending, run);
+    else this.#begin(pending, run);
     return [await settled];
   }
 
-  async #begin(pending: Pending, run: Run): Promise<void> {
+  #begin(pending: Pending, run: Run): void {
     const { patch, version } = pending;
-    // Backtraces may read it as soon as the new code runs, and for as long as it does.
+    // Backtraces may read it as soon as the new code runs, and for as long as it does. Written at once: a turn of the event
+    // loop takes longer than a small file while rustc has the cores.
     const symbolFile = patch.symbols.length === 0 ? '' : join(this.#folder, `${run.pid}-symbols-${version}`);
-    if (symbolFile !== '') await writeFile(symbolFile, patch.symbols);
+    if (symbolFile !== '') writeFileSync(symbolFile, patch.symbols);
     pending.message = { ...patch, kind: 'patch', version, symbolFile };
     pending.timer = setTimeout(() => {
       this.#refuse(pending, `no answer within ${this.#silenceMs / 1000} seconds`);
