@@ -14,6 +14,7 @@ import { createBuilder, type BuildOptions, type Builder } from './build/builder.
 import { DiagnosticError } from './build/diagnostic.ts';
 import type { Inquiry } from './build/inquiry.ts';
 import { requireToolchain } from './build/toolchain.ts';
+import { collectGarbage } from './garbage.ts';
 import type { Build, BuildFailure, Edit, Event, Glue, Patch, Refusal } from './model.ts';
 
 /** What to build, in cargo's words. */
@@ -46,6 +47,8 @@ export interface Session {
 
 /** After an edit was noticed: rustc has been started, and will not be done for long. */
 const REHEARSAL_MS = 30;
+/** After a start. */
+const WARM_REHEARSALS = 6;
 
 /** Memory of the program kept for data that patches add. Untouched pages of it cost nothing. */
 const ARENA_BYTES = 8 << 20;
@@ -207,14 +210,18 @@ class RunningSession<P extends Patch> implements Session {
 
   /** Reads what the first edit would otherwise wait for, when nothing else is to be done. */
   #warm(linker: Linker<P>, build: Build): void {
-    const sources = [...build.objects, ...build.archives];
+    const steps = [...build.objects, ...build.archives].map((source) => () => linker.warm(source));
+    // V8 compiles what has run a few times.
+    for (let count = 0; count < WARM_REHEARSALS; count++) steps.push(() => this.#rehearse());
     const next = (): void => {
-      const source = sources.shift();
-      if (source === undefined || this.#closed || this.#running?.linker !== linker) return;
+      const [step] = steps;
+      if (step === undefined || this.#closed || this.#running?.linker !== linker) return;
       const isIdle = this.#steps === 0;
       try {
-        if (isIdle) linker.warm(source);
-        else sources.push(source);
+        if (isIdle) {
+          steps.shift();
+          step();
+        }
       } catch (error) {
         return this.#reportBug(error);
       }
@@ -298,10 +305,11 @@ class RunningSession<P extends Patch> implements Session {
     this.#report(patchEvent(patch, edit, build, linkMs, receipts));
   }
 
-  /** While rustc is at work. */
+  /** While rustc is at work, or nobody is. */
   #rehearse(): void {
     try {
       if (this.#applied !== undefined) this.#running?.linker.rehearse(this.#applied);
+      collectGarbage();
     } catch (error) {
       this.#reportBug(error);
     }

@@ -32,7 +32,7 @@ function layerOf(path: string): string {
   const [first = ''] = path.split('/');
   if (path === 'client/protocol.ts') return 'client/protocol';
   if (path.includes('/')) return first;
-  if (['backend.ts', 'web.ts', 'native.ts'].includes(path)) return 'session';
+  if (['backend.ts', 'web.ts', 'native.ts', 'garbage.ts'].includes(path)) return 'session';
   return ['model.ts', 'session.ts'].includes(path) ? basename(path, '.ts') : 'shell';
 }
 

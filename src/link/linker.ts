@@ -11,15 +11,14 @@ export class Linker<P extends Patch> {
   readonly program: Program;
   readonly #target: Target<P>;
   readonly #library = new Library();
-  /** Names of the objects that changed last, and are the likeliest to change next. */
-  #latest: ReadonlySet<string>;
+  /** Names of the objects that changed last, and are the likeliest to change next; undefined before the first change. */
+  #latest: ReadonlySet<string> | undefined;
 
   /** `build` is what the program was linked from. */
   constructor(program: Program, target: Target<P>, build: Build) {
     this.program = program;
     this.#target = target;
     this.#library.use(build.objects, build.archives);
-    this.#latest = new Set(build.objects.slice(0, 1).map(({ name }) => name));
   }
 
   /** How a user gets what no patch can bring. */
@@ -66,13 +65,24 @@ export class Linker<P extends Patch> {
    * first millisecond of work takes four. `build` is what the program was last linked from.
    */
   rehearse(build: Build): void {
-    const latest = build.objects.filter(({ name }) => this.#latest.has(name));
+    this.#latest ??= this.#largest();
+    const likely = this.#latest;
+    const latest = build.objects.filter(({ name }) => likely.has(name));
     const again = (source: ObjectSource): ObjectSource => ({ ...source, stamp: `${source.stamp} again` });
     // As if they might have changed; then as if all in them were new.
     this.link({ ...build, objects: build.objects.map((source) => (latest.includes(source) ? again(source) : source)) });
     const added = latest.map((source) => ({ ...source, name: `${source.name} again` }));
     const outcome = this.link({ ...build, objects: [...build.objects, ...added] });
     if (outcome.kind === 'patch') this.patch(outcome);
+  }
+
+  /** The two objects with the most functions. */
+  #largest(): ReadonlySet<string> {
+    const sizes = new Map<string, number>();
+    for (const { object } of this.program.functions.values())
+      if (object !== undefined) sizes.set(object, (sizes.get(object) ?? 0) + 1);
+    const largest = [...sizes].sort(([, one], [, other]) => other - one).slice(0, 2);
+    return new Set(largest.map(([name]) => name));
   }
 
   /** Does work ahead that the first edit would otherwise wait for. */
