@@ -24,7 +24,10 @@ export interface ObjectSource {
 /** A library whose members are linked on demand: an rlib of a dependency or of the standard library. */
 export interface ArchiveSource {
   readonly path: string;
-  readonly bytes: () => Uint8Array;
+  /** As of an object, at the time of the call. */
+  readonly stamp: () => string;
+  /** The whole file as it is now, or `sizeBytes` of it from `start` on. */
+  readonly bytes: (start?: number, sizeBytes?: number) => Uint8Array;
 }
 
 /** One successful run of rustc over what the edit touched. */

@@ -82,7 +82,7 @@ export function readLinked(path: string, editable: ReadonlySet<string>, platform
       kept.add(argument);
       brings.set(copy, membersOf(folder, file, suffix));
     } else {
-      archives.push({ path: argument, bytes: () => readFileSync(argument) });
+      archives.push(archiveOf(argument));
     }
   }
   const args = (): string[] =>
@@ -153,6 +153,14 @@ function stampOf(path: string): string {
   return nlink > 1 ? `${ino}-${size}-${mtimeMs}` : hash(readFileSync(path));
 }
 
+function archiveOf(path: string): ArchiveSource {
+  return {
+    path,
+    stamp: () => identityOf(path),
+    bytes: (start, sizeBytes = 0) => (start === undefined ? readFileSync(path) : readRange(path, start, sizeBytes)),
+  };
+}
+
 /** `CRATE.UNIT.INVOCATION.rcgu.o` without what differs from one run of rustc to the next. */
 function stem(file: string): string {
   return file.replace(/^(.+\..+)\.[^.]+\.rcgu\.o$/, '$1').replace(/(\.rcgu)?\.o$/, '');
@@ -171,8 +179,7 @@ const seen = new Map<string, { readonly identity: string; readonly members: read
 
 function membersOf(folder: Folder, file: string, suffix: string): ObjectSource[] {
   const path = join(folder.path, file);
-  const { ino, size, mtimeMs } = statSync(path);
-  const identity = `${ino}-${size}-${mtimeMs}`;
+  const identity = identityOf(path);
   let known = seen.get(file);
   if (known?.identity !== identity) {
     known = { identity, members: readMembers(path, suffix) };
@@ -183,6 +190,11 @@ function membersOf(folder: Folder, file: string, suffix: string): ObjectSource[]
     stamp,
     bytes: () => readRange(join(folder.path, file), start, sizeBytes),
   }));
+}
+
+function identityOf(path: string): string {
+  const { ino, size, mtimeMs } = statSync(path);
+  return `${ino}-${size}-${mtimeMs}`;
 }
 
 function readMembers(path: string, suffix: string): Member[] {

@@ -1,22 +1,38 @@
 // The workspace's objects and the archives on the link line in; out comes the object that defines a given symbol.
 //
 // Code that the base does not hold (a generic used for the first time, a function of std that nothing called) is pulled
-// from here. An archive's own symbol index names the member; workspace objects are indexed when first asked.
+// from here. An archive's own symbol index names the member; workspace objects are indexed when first asked. Of an archive
+// nothing but that index stays in memory: the archives of a server come to hundreds of megabytes.
 
 import type { ArchiveSource, ObjectFile, ObjectSource, Symbol } from '../model.ts';
-import { type Archive, type Member, readArchive } from '../object/archive.ts';
+import { readArchive } from '../object/archive.ts';
 import { ELF_MAGIC, readElf, sectionsOf, SHT_SYMTAB } from '../object/elf.ts';
 import { readElfParts } from '../object/elfparts.ts';
 import { readSymbols } from '../object/elfsymbols.ts';
 import { readObject as readWasmObject } from '../object/linking.ts';
 import { type Definition, definitionOf } from './diff.ts';
 
+/** What stays of an archive. */
+interface Index {
+  readonly stamp: string;
+  readonly symbols: ReadonlyMap<string, Place>;
+}
+
+/** Of a member in its archive. */
+interface Place {
+  readonly member: string;
+  readonly start: number;
+  readonly sizeBytes: number;
+}
+
 export class Library {
   #workspace: readonly ObjectSource[] = [];
   #archiveSources: readonly ArchiveSource[] = [];
   readonly #objects = new Map<string, ObjectFile>();
   readonly #defined = new Map<string, { readonly stamp: string; readonly names: ReadonlySet<string> }>();
-  readonly #archives = new Map<string, Archive>();
+  readonly #archives = new Map<string, Index>();
+  /** Paths of those that were looked at since the last `use`. */
+  readonly #current = new Set<string>();
   readonly #members = new Map<string, ObjectFile>();
   /** What an object defines for others, by name, once something was looked for in it. */
   readonly #symbols = new WeakMap<ObjectFile, ReadonlyMap<string, Symbol>>();
@@ -25,6 +41,7 @@ export class Library {
   use(objects: readonly ObjectSource[], archives: readonly ArchiveSource[]): void {
     this.#workspace = objects;
     this.#archiveSources = archives;
+    this.#current.clear();
   }
 
   /** A workspace object, kept until `keep` lets go of it. */
@@ -45,14 +62,15 @@ export class Library {
 
   /** Does the look-ups' one-off work ahead of the first edit that needs it. */
   warm(source: ObjectSource | ArchiveSource): void {
-    if ('stamp' in source) {
+    if (!('path' in source)) {
       this.#names(source);
       return;
     }
-    const { members } = this.#archive(source);
+    const { symbols } = this.#archive(source);
     // Most of what new code needs and the program lacks is in these, one large object each.
     if (!/\/lib(?:std|core|alloc)-[0-9a-f]+\.rlib$/.test(source.path)) return;
-    for (const member of members) if (isElf(member.bytes)) this.#member(source, member);
+    for (const place of new Set(symbols.values()))
+      if (isElf(source.bytes(place.start, ELF_MAGIC.length))) this.#member(source, place);
   }
 
   find(name: string): Definition | undefined {
@@ -62,9 +80,9 @@ export class Library {
       if (found !== undefined) return found;
     }
     for (const source of this.#archiveSources) {
-      const member = this.#archive(source).symbols.get(name);
-      if (member === undefined) continue;
-      const found = this.#definition(this.#member(source, member), name);
+      const place = this.#archive(source).symbols.get(name);
+      if (place === undefined) continue;
+      const found = this.#definition(this.#member(source, place), name);
       if (found !== undefined) return found;
     }
     return undefined;
@@ -89,22 +107,43 @@ export class Library {
     return names;
   }
 
-  #member({ path }: ArchiveSource, { name, bytes }: Member): ObjectFile {
-    const label = `${path}(${name})`;
+  #member({ path, bytes }: ArchiveSource, { member, start, sizeBytes }: Place): ObjectFile {
+    const label = `${path}(${member})`;
     const known = this.#members.get(label);
     if (known !== undefined) return known;
-    const object = readObject(bytes, label);
+    const object = readObject(bytes(start, sizeBytes), label);
     this.#members.set(label, object);
     return object;
   }
 
-  #archive(source: ArchiveSource): Archive {
-    const known = this.#archives.get(source.path);
-    if (known !== undefined) return known;
-    const archive = readArchive(source.bytes(), source.path);
-    this.#archives.set(source.path, archive);
-    return archive;
+  #archive({ path, stamp, bytes }: ArchiveSource): Index {
+    const known = this.#archives.get(path);
+    if (known !== undefined && this.#current.has(path)) return known;
+    this.#current.add(path);
+    const now = stamp();
+    if (known?.stamp === now) return known;
+    for (const label of this.#members.keys()) if (label.startsWith(`${path}(`)) this.#members.delete(label);
+    const index = { stamp: now, symbols: placesOf(bytes(), path) };
+    this.#archives.set(path, index);
+    return index;
   }
+}
+
+/** By symbol. */
+function placesOf(bytes: Uint8Array, path: string): Map<string, Place> {
+  const { members, symbols } = readArchive(bytes, path);
+  const places = new Map(
+    members.map((member) => {
+      const { name, bytes: content } = member;
+      return [member, { member: name, start: content.byteOffset - bytes.byteOffset, sizeBytes: content.length }];
+    }),
+  );
+  const found = new Map<string, Place>();
+  for (const [symbol, member] of symbols) {
+    const place = places.get(member);
+    if (place !== undefined) found.set(symbol, place);
+  }
+  return found;
 }
 
 /** In the format that its first bytes tell. */

@@ -84,7 +84,7 @@ export class Crate {
     return {
       kind: 'built',
       objects,
-      archives: archives.map((path): ArchiveSource => ({ path, bytes: once(() => readFileSync(path)) })),
+      archives: archives.map(archiveSource),
       rustcMs: performance.now() - started,
     };
   }
@@ -132,6 +132,13 @@ function objectSource(path: string): ObjectSource {
     stamp: createHash('sha1').update(bytes()).digest('hex'),
     bytes,
   };
+}
+
+function archiveSource(path: string): ArchiveSource {
+  const whole = once(() => readFileSync(path));
+  const bytes = (start = 0, sizeBytes?: number): Uint8Array =>
+    whole().subarray(start, sizeBytes === undefined ? undefined : start + sizeBytes);
+  return { path, stamp: () => '', bytes };
 }
 
 function once<T>(make: () => T): () => T {
