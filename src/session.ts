@@ -90,8 +90,8 @@ async function openBuilder(options: SessionOptions): Promise<Builder> {
   return createBuilder({ ...options, arenaBytes: ARENA_BYTES }, toolchain, options.inquiry);
 }
 
-class RunningSession<P extends Patch> implements Session {
-  readonly #options: SessionOptions;
+export class RunningSession<P extends Patch> implements Session {
+  readonly #options: Pick<SessionOptions, 'report' | 'restartOnRefuse'>;
   readonly #builder: Builder;
   /** Loaded while cargo is at work: what serves and links is half of our code, and takes a while. */
   readonly #load: () => Promise<Backend<P>>;
@@ -99,6 +99,8 @@ class RunningSession<P extends Patch> implements Session {
   /** Undefined before the first build that succeeds, and when a native program has ended. */
   #running: Running<P> | undefined;
   #version = -1;
+  /** A patch is on its way: should this fail, nobody knows what runs. */
+  #isDelivering = false;
   /** What the Program was last linked from. */
   #applied: Build | undefined;
   /** The newest build, when what runs could not be taken to it: what a reload or a restart is to bring. */
@@ -116,7 +118,11 @@ class RunningSession<P extends Patch> implements Session {
   #closed = false;
   readonly #started = performance.now();
 
-  constructor(options: SessionOptions, builder: Builder, load: () => Promise<Backend<P>>) {
+  constructor(
+    options: Pick<SessionOptions, 'report' | 'restartOnRefuse'>,
+    builder: Builder,
+    load: () => Promise<Backend<P>>,
+  ) {
     this.#options = options;
     this.#builder = builder;
     this.#load = load;
@@ -186,9 +192,10 @@ class RunningSession<P extends Patch> implements Session {
     try {
       running = await this.#backend.publish(build, version, reason);
     } catch (error) {
-      if (!(error instanceof DiagnosticError)) throw error;
       this.#hold(build);
-      return this.#fail({ kind: 'failed', diagnostics: error.diagnostics, rustcMs: build.rustcMs });
+      // By a bug, it may have come to its end half-way.
+      if (!(error instanceof DiagnosticError)) this.#running = undefined;
+      throw error;
     }
     this.#running = running;
     const replaced = this.#served;
@@ -249,12 +256,13 @@ class RunningSession<P extends Patch> implements Session {
 
     // build: rustc over what the edit touched; nothing, when a newer edit came meanwhile (its step sees this one's paths).
     const rehearsal = setTimeout(() => this.#rehearse(), REHEARSAL_MS);
-    const build = await this.#cancellable((signal) => this.#builder.update(edit, signal), edit);
-    clearTimeout(rehearsal);
+    const build = await this.#cancellable((signal) => this.#builder.update(edit, signal), edit).finally(() =>
+      clearTimeout(rehearsal),
+    );
     if (build === undefined) return;
     if (build.kind === 'failed') return this.#fail(build);
     const running = this.#running;
-    if (running === undefined) return this.#publish(build, 'it had ended');
+    if (running === undefined) return this.#publish(build, 'nothing ran that takes patches');
 
     // read, diff, identify, check, link: pure. The outcome stands for the whole build or for nothing of it.
     const { linker } = running;
@@ -286,11 +294,13 @@ class RunningSession<P extends Patch> implements Session {
     const linkMs = performance.now() - linking;
 
     // deliver, apply: every client answers. One that cannot apply the patch keeps it from all of them.
+    this.#isDelivering = true;
     const receipts = await this.#backend.deliver(patch);
     const refused = receipts.find((receipt) => !receipt.applied);
     if (refused?.applied === false) {
       this.#backend.abandon(patch, refused.reason);
       linker.abandon(outcome.draft);
+      this.#isDelivering = false;
       this.#report({ event: 'undo', version: patch.version, reason: refused.reason });
       const reason = `${this.#backend.nameOf(refused.client)} could not apply it: ${refused.reason}`;
       return this.#refuse(build, { reason, remedy: linker.remedy });
@@ -299,6 +309,7 @@ class RunningSession<P extends Patch> implements Session {
     // From here on the clients run the new version, and so does the Program.
     this.#backend.commit(patch);
     linker.commit(outcome.draft);
+    this.#isDelivering = false;
     this.#version = patch.version;
     if (glue !== undefined) this.#served.push(build);
     this.#settle(build);
@@ -345,9 +356,9 @@ class RunningSession<P extends Patch> implements Session {
     this.#builder.release(build);
   }
 
-  #fail({ diagnostics }: BuildFailure): void {
-    this.#backend.tell({ type: 'failed', diagnostics });
+  #fail({ diagnostics }: Pick<BuildFailure, 'diagnostics'>): void {
     this.#report({ event: 'failed', diagnostics });
+    this.#loaded?.tell({ type: 'failed', diagnostics });
   }
 
   #report(event: Event): void {
@@ -356,16 +367,27 @@ class RunningSession<P extends Patch> implements Session {
 
   // -------------------------------------------------------------------------------------------------------- order
 
-  /** Steps never overlap. A step that throws has a bug; it is reported, and the session goes on. */
+  /** Steps never overlap. One that throws has failed, by a bug if not by a mistake; the next edit begins afresh. */
   #enqueue(step: () => Promise<void>): Promise<void> {
     this.#steps++;
     this.#queue = this.#queue
       .then(step)
-      .catch((error: unknown) => this.#reportBug(error))
+      .catch((error: unknown) => this.#mend(error))
       .finally(() => this.#steps--);
     return this.#queue;
   }
 
+  /** What no step may leave behind: someone who waits for an answer, and a Program that may not be what runs. */
+  #mend(error: unknown): void {
+    if (this.#isDelivering) this.#running = undefined;
+    this.#isDelivering = false;
+    if (error instanceof DiagnosticError) return this.#fail(error);
+    const text = `bug in hotslot: ${error instanceof Error ? error.message : String(error)}`;
+    const hint = 'The next save tries again.';
+    return this.#fail({ diagnostics: [{ severity: 'error', text, notes: [explain(error)], hint }] });
+  }
+
+  /** Of something that nobody waits for. */
   #reportBug(error: unknown): void {
     this.#report({ event: 'log', level: 'error', text: `bug in hotslot: ${explain(error)}` });
   }
