@@ -1,8 +1,18 @@
 // Native programs under hotslot's control, real ones: rustc compiles them, with the agent linked in. Messages of the agent
 // as bytes; patches and receipts; how programs end; what a restart keeps; what a killed hotslot leaves.
 import { execFileSync, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { type AddressInfo, connect, createServer } from 'node:net';
+import { once, on } from 'node:events';
+import {
+  chmodSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -12,7 +22,15 @@ import { fileURLToPath } from 'node:url';
 import * as fc from 'fast-check';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
 
-import { type Message, MessageStream, PROTOCOL, readMessage, writeMessage } from '../src/deliver/agent.ts';
+import {
+  type Hello,
+  type Message,
+  MessageStream,
+  type PatchMessage,
+  PROTOCOL,
+  readMessage,
+  writeMessage,
+} from '../src/deliver/agent.ts';
 import { type Exit, openProcess, type Process, type ProcessOptions } from '../src/deliver/process.ts';
 import type { ElfPatch, Event, Executable, RunningProgram } from '../src/model.ts';
 import { MalformedError } from '../src/object/bytes.ts';
@@ -677,6 +695,237 @@ describe('a hotslot that is killed', () => {
     await third.start(program);
     expect(await third.ask('answer')).toBe('1');
     expect(await second.ask('answer')).toBe('1');
+  });
+});
+
+// ------------------------------------------------------------------------------------------- killed, or cut off, anywhere
+
+/** What a patch for `program` sets: both slots, data that is writable and data that is not. Its `attempt`s do not overlap. */
+function changes(
+  { slotsStart, arenaStart }: Pick<RunningProgram, 'slotsStart' | 'arenaStart'>,
+  places: readonly number[],
+  value: number,
+  attempt: number,
+): Omit<PatchMessage, 'kind' | 'version' | 'symbolFile'> {
+  const address = arenaStart + 2 * attempt * PAGE;
+  const code = Buffer.from([0xb8, 0, 0, 0, 0, 0xc3]);
+  code.writeInt32LE(value, 1);
+  const number = new Uint8Array(new BigUint64Array([BigInt(value)]).buffer);
+  const [data = 0, constant = 0] = places;
+  return {
+    segments: [
+      { address, sizeBytes: code.length, access: 'execute', bytes: code },
+      { address: address + PAGE, sizeBytes: 64, access: 'write', bytes: number },
+    ],
+    writes: [data, constant].sort((a, b) => a - b).map((place) => ({ address: place, bytes: number })),
+    slots: [slotsStart, slotsStart + 8].map((slot) => ({ address: slot, value: address })),
+    unwind: [],
+    threadLocals: [{ offset: 16 * attempt, bytes: number }],
+  };
+}
+
+/** How `program` shows that it has all of such a patch; 0 for none. */
+function shows(value: number): string {
+  const number = value.toString(16);
+  return value === 0 ? '1 1 1111 2222' : `${value} ${value} ${number} ${number}`;
+}
+
+async function look(ask: (question: string) => Promise<string>): Promise<string> {
+  const [answer, through, data] = [await ask('answer'), await ask('through'), await ask('data')];
+  return `${answer} ${through} ${data.split(' ').slice(0, 2).join(' ')}`;
+}
+
+/** Runs the work on all items, so many at once: most of the time each waits for an agent to connect again. */
+async function eachOf<T>(items: readonly T[], atOnce: number, work: (item: T) => Promise<void>): Promise<void> {
+  const queue = items.values();
+  await Promise.all(
+    Array.from({ length: atOnce }, async () => {
+      for (const item of queue) await work(item);
+    }),
+  );
+}
+
+async function* messagesOn(socket: Socket): AsyncGenerator<Message, undefined> {
+  const stream = new MessageStream();
+  for await (const chunk of socket) yield* stream.push(chunk as Buffer);
+}
+
+/** Resolves when the bytes are the other end's to read, and the connection is closed, as when its process is killed. */
+function sendLast(socket: Socket, bytes: Uint8Array): Promise<unknown> {
+  const closed = once(socket, 'close');
+  socket.write(bytes, () => socket.destroy());
+  return closed;
+}
+
+/** A program that has its agent's socket from us, and how it is asked. */
+async function startAlone(path: string): Promise<{ ask: (question: string) => Promise<string>; stop: () => void }> {
+  const environment = { ...process.env, HOTSLOT_SOCKET: path };
+  const child = spawn(program.path, [], { env: environment, stdio: ['pipe', 'pipe', 'inherit'] });
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  const ask = async (question: string): Promise<string> => {
+    child.stdin.write(`${question}\n`);
+    return String((await lines.next()).value);
+  };
+  return { ask, stop: () => void child.kill('SIGKILL') };
+}
+
+describe('a patch that is cut off', () => {
+  test('after any byte leaves the program whole, and whoever comes back can go on', async () => {
+    /** Of a patch and its commit; one more for each program that was tried. */
+    let cuts = 1;
+    const seen = new Set<string>();
+    const cutAt = async (cut: number): Promise<void> => {
+      const path = join(folder, `agent-${cut}`);
+      const listener = createServer().listen(path);
+      const connections = on(listener, 'connection') as AsyncIterableIterator<[Socket]>;
+      const accept = async (): Promise<{ hello: Hello; socket: Socket; next: () => Promise<Message | undefined> }> => {
+        const [socket] = (await connections.next()).value as [Socket];
+        const messages = messagesOn(socket);
+        const next = async (): Promise<Message | undefined> => (await messages.next()).value;
+        return { hello: (await next()) as Hello, socket, next };
+      };
+      await once(listener, 'listening');
+      const { ask, stop } = await startAlone(path);
+      const first = await accept();
+      const places = (await ask('where')).split(' ').map(Number);
+      const message = (version: number, value: number, attempt: number): Uint8Array => {
+        const fields = changes(first.hello, places, value, attempt);
+        return writeMessage({ kind: 'patch', version, ...fields, symbolFile: join(folder, 'symbols') });
+      };
+      const patch = message(1, 42, 0);
+      const commit = writeMessage({ kind: 'commit', version: 1 });
+      cuts = patch.length + commit.length + 1;
+      expect(await look(ask)).toBe(shows(0));
+      if (cut <= patch.length) {
+        await sendLast(first.socket, patch.subarray(0, cut));
+      } else {
+        first.socket.write(patch);
+        expect(await first.next()).toMatchObject({ kind: 'receipt', answers: 'patch', applied: true });
+        await sendLast(first.socket, commit.subarray(0, cut - patch.length));
+      }
+      // Nobody is there now: the program has the patch, or it is about to have it, or it never will.
+      expect(cut < patch.length ? ['1'] : cut > patch.length ? ['42'] : ['1', '42']).toContain(await ask('answer'));
+
+      const second = await accept();
+      const isApplied = cut >= patch.length;
+      const isPending = isApplied && cut < cuts - 1;
+      const hello = { ...first.hello, version: Number(isApplied), pending: isPending };
+      expect(second.hello, `after ${cut} bytes`).toEqual(hello);
+      expect(await look(ask), `after ${cut} bytes`).toBe(shows(isApplied ? 42 : 0));
+      // What it did not hear of is for the one who comes back to say.
+      const isKept = isApplied && (!isPending || cut % 2 === 0);
+      if (isPending) {
+        second.socket.write(writeMessage({ kind: isKept ? 'commit' : 'undo', version: 1 }));
+        expect(await second.next()).toMatchObject({ kind: 'receipt', version: 1, applied: true });
+        expect(await look(ask)).toBe(shows(isKept ? 42 : 0));
+      }
+      // What did not arrive as a whole took no memory: the next patch is at the very same place.
+      second.socket.write(message(isKept ? 2 : 1, 43, Number(isApplied)));
+      expect(await second.next(), `after ${cut} bytes`).toMatchObject({ answers: 'patch', applied: true });
+      second.socket.write(writeMessage({ kind: 'commit', version: isKept ? 2 : 1 }));
+      expect(await second.next()).toMatchObject({ answers: 'commit', applied: true });
+      expect(await look(ask)).toBe(shows(43));
+      seen.add(`${isApplied} ${isPending} ${isKept}`);
+      stop();
+      second.socket.destroy();
+      listener.close();
+    };
+    await cutAt(0);
+    expect(cuts).toBeGreaterThan(200);
+    await eachOf(
+      Array.from({ length: cuts - 1 }, (_, index) => index + 1),
+      24,
+      cutAt,
+    );
+    expect(seen.size).toBe(4);
+  });
+
+  test('with a connection that is lost while hotslot goes on is sent again, or known to be applied', async () => {
+    const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000);
+    console.log(`SEED=${seed}`);
+    const random = fc.sample(fc.nat(10_000), { seed, numRuns: 12 });
+    /** Of a patch as it is sent, in bytes. */
+    let size = 0;
+    const cutAt = async ([end, cut]: readonly [end: 'patch' | 'receipt', cut: number]): Promise<void> => {
+      const name = `${end}-${cut}`;
+      // Between the two stands a relay, which loses its first connection after so many bytes in one direction.
+      const [path, upstream, script] = ['relay', 'upstream', 'script'].map((file) => join(folder, `${file}-${name}`));
+      if (path === undefined || upstream === undefined || script === undefined) throw new Error('three names');
+      let isFirst = true;
+      let greeted = 0;
+      const relay = createServer((agent) => {
+        const hotslot = connect(readFileSync(upstream, 'utf8').trim());
+        const both = [agent, hotslot];
+        for (const socket of both) {
+          socket.on('error', () => undefined);
+          socket.on('close', () => both.forEach((each) => each.destroy()));
+        }
+        const pass = (from: Socket, to: Socket, room: number): void => {
+          let left = room;
+          from.on('data', (chunk: Buffer) => {
+            if (chunk.length < left) to.write(chunk);
+            else void sendLast(to, chunk.subarray(0, left)).then(() => from.destroy());
+            left -= chunk.length;
+          });
+        };
+        const loses = isFirst;
+        isFirst = false;
+        if (!loses) {
+          pass(agent, hotslot, Infinity);
+          pass(hotslot, agent, Infinity);
+          return;
+        }
+        pass(hotslot, agent, end === 'patch' ? Math.max(cut, 0.5) : Infinity);
+        agent.once('data', (hello: Buffer) => {
+          greeted = hello.length;
+          hotslot.write(hello);
+          pass(agent, hotslot, end === 'receipt' ? Math.max(cut, 0.5) : Infinity);
+        });
+      }).listen(path);
+      await once(relay, 'listening');
+      writeFileSync(
+        script,
+        `#!/bin/sh\necho "$HOTSLOT_SOCKET" >${upstream}\nHOTSLOT_SOCKET=${path} exec ${program.path}\n`,
+      );
+      chmodSync(script, 0o755);
+      const subject = await Subject.open({ note: join(folder, 'notes', name) });
+      const running = await subject.start({ path: script, bytes: program.bytes });
+      expect(greeted).toBeGreaterThan(0);
+      const ask = (question: string): Promise<string> => subject.ask(question);
+      const places = (await ask('where')).split(' ').map(Number);
+      const take = async (version: number, attempt: number, isKept: boolean): Promise<void> => {
+        const value = 40 + attempt;
+        const head = { kind: 'elf', base: 'base', version, functions: [], warnings: [] } as const;
+        const patch = { ...head, ...changes(running, places, value, attempt), symbols: new Uint8Array(0) };
+        size = writeMessage({ ...patch, kind: 'patch', symbolFile: '' }).length;
+        expect(await subject.process.deliver(patch), name).toMatchObject([{ version, applied: true }]);
+        expect(await look(ask), name).toBe(shows(value));
+        if (isKept) subject.process.commit(patch);
+        else subject.process.abandon(patch, 'on purpose');
+      };
+      await take(1, 0, true);
+      await take(2, 1, false);
+      await take(2, 2, true);
+      await take(3, 3, true);
+      expect(isFirst).toBe(false);
+      expect(subject.events.filter(({ event }) => event !== 'log')).toEqual([]);
+      await subject.process.close();
+      relay.close();
+    };
+    await cutAt(['patch', 1]);
+    // On the first connection, if it lasts that long, are three patches, each with its verdict.
+    const step = size + 12;
+    const places = [4, 8, 12, 13, size - 1, size, size + 1, step - 1, step, step + 1];
+    const later = [step + size - 1, step + size, step + size + 3, 2 * step, 2 * step + 1, 3 * step - 1];
+    const patches = [...places, ...later, ...random.map((number) => 2 + (number % (3 * step)))];
+    // 33 bytes each.
+    const receipts = [1, 4, 8, 32, 33, 34, 65, 66, 67, 98, 99, 100];
+    const cuts = [
+      ...patches.map((cut) => ['patch', cut] as const),
+      ...receipts.map((cut) => ['receipt', cut] as const),
+    ];
+    await eachOf([...new Map(cuts.map((each) => [each.join('-'), each])).values()], 16, cutAt);
+    subjects.splice(0);
   });
 });
 

@@ -169,6 +169,9 @@ class NativeProcess implements Process {
     const { input, note } = this.#options;
     const old = this.#run;
     if (old !== undefined) old.isEnding = true;
+    // Delivered, and not seen to.
+    if (this.#pending !== undefined) this.#refuse(this.#pending, 'the program is started anew');
+    this.#pending = undefined;
     this.#program = undefined;
     const handover = old && (await this.#prepareHandover(old));
     if (old !== undefined && handover === undefined) await this.#end(old);
@@ -300,15 +303,16 @@ class NativeProcess implements Process {
     run.greet(socket, hello);
     const pending = this.#pending?.run === run ? this.#pending : undefined;
     const { version } = hello;
-    if (!hello.pending && version === run.committed) {
-      if (pending !== undefined && pending.receipt === undefined) this.#sendPatch(pending);
-    } else if (hello.pending && version === run.committed) {
+    if (version === run.committed) {
       // It did not hear of the commit.
-      this.#send(run, { kind: 'commit', version });
+      if (hello.pending) this.#send(run, { kind: 'commit', version });
+      run.isUndoing = false;
+      this.#sendPatch(pending);
     } else if (hello.pending && version === run.committed + 1) {
-      if (pending?.isSent === true && pending.receipt === undefined) this.#confirm(pending, 0);
-      else if (pending?.receipt?.applied !== true) this.#send(run, { kind: 'undo', version });
-      if (pending?.isSent !== true && pending !== undefined) this.#sendPatch(pending);
+      // Not what is pending here if that is to be sent after the undo only.
+      const isForsaken = run.isUndoing || pending?.isSent !== true || pending.receipt?.applied === false;
+      if (isForsaken) this.#undo(run, version);
+      else if (pending.receipt === undefined) this.#confirm(pending, 0);
     } else {
       this.#lose(run, `it runs version ${run.base.version + version}, which is not ${run.version}`);
     }
@@ -325,6 +329,9 @@ class NativeProcess implements Process {
       else this.#refuse(pending, reason);
     } else if (!applied) {
       this.#lose(run, `${answers} of version ${run.base.version + version} failed: ${reason}`);
+    } else if (answers === 'undo') {
+      run.isUndoing = false;
+      if (this.#pending?.run === run) this.#sendPatch(this.#pending);
     }
   }
 
@@ -365,13 +372,16 @@ class NativeProcess implements Process {
     // Backtraces may read it as soon as the new code runs, and for as long as it does. Written at once: a turn of the event
     // loop takes longer than a small file while rustc has the cores.
     const symbolFile = patch.symbols.length === 0 ? '' : join(this.#folder, `${run.pid}-symbols-${version}`);
-    if (symbolFile !== '') writeFileSync(symbolFile, patch.symbols);
+    try {
+      if (symbolFile !== '') writeFileSync(symbolFile, patch.symbols);
+    } catch (error) {
+      return this.#refuse(pending, `cannot write what backtraces need: ${(error as Error).message}`);
+    }
     pending.message = { ...patch, kind: 'patch', version, symbolFile };
-    pending.timer = setTimeout(() => {
-      this.#refuse(pending, `no answer within ${this.#silenceMs / 1000} seconds`);
-      // When it wakes up it finds the connection closed, connects again, and is told to undo what it did meanwhile.
-      run.socket?.destroy();
-    }, this.#silenceMs);
+    pending.timer = setTimeout(
+      () => this.#forsake(pending, `no answer within ${this.#silenceMs / 1000} seconds`),
+      this.#silenceMs,
+    );
     this.#sendPatch(pending);
   }
 
@@ -384,10 +394,8 @@ class NativeProcess implements Process {
 
   abandon(patch: ElfPatch, reason: string): void {
     const pending = this.#takePending(patch);
-    if (pending.receipt === undefined) this.#refuse(pending, reason);
-    else if (pending.run !== undefined && pending.receipt.applied) {
-      this.#send(pending.run, { kind: 'undo', version: pending.version });
-    }
+    if (pending.receipt === undefined) this.#forsake(pending, reason);
+    else if (pending.run !== undefined && pending.receipt.applied) this.#undo(pending.run, pending.version);
   }
 
   #takePending(patch: ElfPatch): Pending {
@@ -405,16 +413,34 @@ class NativeProcess implements Process {
     this.#settle(pending, { client: this.#options.name, version: pending.patch.version - 1, applied: false, reason });
   }
 
+  /** Refuses a patch that the program may have, or be about to have. */
+  #forsake(pending: Pending, reason: string): void {
+    this.#refuse(pending, reason);
+    if (pending.isSent !== true || pending.run === undefined) return;
+    // When it wakes up it finds the connection closed, connects again, and is told to undo what it did meanwhile.
+    pending.run.isUndoing = true;
+    pending.run.socket?.destroy();
+  }
+
+  #undo(run: Run, version: number): void {
+    run.isUndoing = true;
+    this.#send(run, { kind: 'undo', version });
+  }
+
   #settle(pending: Pending, receipt: Receipt): void {
     clearTimeout(pending.timer);
     pending.receipt ??= receipt;
     pending.settle(pending.receipt);
   }
 
-  /** At once, or when the agent is connected again. */
-  #sendPatch(pending: Pending): void {
+  /**
+   * At once, or when the agent is connected again. Not before it is known to have undone the one before, which has the
+   * same number: should the connection end, nobody could tell which of them it has.
+   */
+  #sendPatch(pending: Pending | undefined): void {
+    if (pending === undefined) return;
     const { run, message, receipt } = pending;
-    if (run?.socket === undefined || message === undefined || receipt !== undefined) return;
+    if (run?.socket === undefined || run.isUndoing || message === undefined || receipt !== undefined) return;
     pending.isSent = true;
     this.#send(run, message);
   }

@@ -47,6 +47,8 @@ export class Run {
   hello: Hello | undefined;
   /** Patches that it runs for good. The agent counts from 0, whatever the base's version is. */
   committed = 0;
+  /** It may have a patch that is not to stay, and has not said that it took it back. */
+  isUndoing = false;
   /** Why no patch can be sent any more. */
   lost: string | undefined;
   /** What the agent says first; undefined when that is not understood. */
