@@ -424,6 +424,46 @@ describe('watching', () => {
     });
   });
 
+  test('follows a build to files that are elsewhere: missing at first, broken, in a folder that is replaced', async () => {
+    const elsewhere = join(WORK, 'elsewhere/deep/tools.rs');
+    rmSync(join(WORK, 'elsewhere'), { recursive: true, force: true });
+    const lib = readFileSync(join(APP, 'src/lib.rs'), 'utf8');
+    await watching(async (next) => {
+      /** Waits for the edit of this file, and builds it. */
+      const follow = async (path: string): Promise<Build | BuildFailure> => {
+        let edit = await next();
+        while (!edit.paths.includes(path)) edit = await next();
+        return builder.update(edit, never);
+      };
+      const tools = (text: string): void => {
+        write('elsewhere/deep/tools.rs', text);
+      };
+      const user = replace(
+        'app/src/lib.rs',
+        'mod page;',
+        '#[path = "../../elsewhere/deep/tools.rs"]\npub mod tools;\nmod page;',
+      );
+      expect(await follow(user)).toMatchObject({
+        diagnostics: [{ text: expect.stringContaining('couldn\u0027t read') }],
+      });
+      tools('pub fn text( {}');
+      expect(await follow(elsewhere)).toMatchObject({ diagnostics: [{ place: { path: elsewhere } }] });
+      tools('#[unsafe(no_mangle)]\npub fn tools() -> &\'static str {\n    "tools-one"\n}\n');
+      current = built(await follow(elsewhere));
+      expect(contains(current.objects, 'tools-one')).toBe(true);
+      replace('elsewhere/deep/tools.rs', 'tools-one', 'tools-two');
+      current = built(await follow(elsewhere));
+      expect(contains(current.objects, 'tools-two')).toBe(true);
+
+      const text = readFileSync(elsewhere, 'utf8');
+      rmSync(join(WORK, 'elsewhere'), { recursive: true });
+      tools(text.replace('tools-two', 'tools-three'));
+      current = built(await follow(elsewhere));
+      expect(contains(current.objects, 'tools-three')).toBe(true);
+    });
+    current = built(await update(write('app/src/lib.rs', lib)));
+  });
+
   test('an edit has settled: written in two steps, or by renaming', async () => {
     await watching(async (next) => {
       const path = join(APP, 'src/lib.rs');

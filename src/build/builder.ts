@@ -6,14 +6,14 @@
 
 import { existsSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { copyFile, mkdir, rm } from 'node:fs/promises';
-import { basename, dirname, join, sep } from 'node:path';
+import { basename, dirname, join, resolve, sep } from 'node:path';
 import type { Build, BuildFailure, Diagnostic, Edit, Event, Executable, Image, Rewrite } from '../model.ts';
 import { findAgent } from './agent.ts';
 import { requireBindgen } from './bindgen.ts';
 import { type Unit, readCaptures, readInputs, readVariables, unitsOf } from './capture.ts';
 import { type BuildScript, type CargoRun, runCargo } from './cargo.ts';
 import { askConfiguration } from './configuration.ts';
-import { DiagnosticError } from './diagnostic.ts';
+import { DiagnosticError, filesNamed } from './diagnostic.ts';
 import { linkProgram, removePrograms } from './executable.ts';
 import { bind, linksAlike, makeImage, readImage } from './image.ts';
 import type { Inquiry } from './inquiry.ts';
@@ -142,6 +142,8 @@ class CargoBuilder implements Builder {
   #units: readonly Unit[] = [];
   /** Which units (by key) have to be built again when a file changes, or `CARGO`, where rustc alone would not do. */
   #readers = new Map<string, Set<string>>();
+  /** Files that the last errors are about, which need not be among the inputs: one that is missing, or cannot be parsed. */
+  #blamed: readonly string[] = [];
   #buildScripts: readonly BuildScript[] = [];
   /** What has been built: each file that went into it, and when that had been modified. */
   readonly #built = new Map<string, number>();
@@ -331,8 +333,11 @@ class CargoBuilder implements Builder {
   }
 
   async watch(onEdit: (edit: Edit) => void): Promise<() => Promise<void>> {
+    const since = Date.now();
     const watcher = await watch(this.#watched(), [this.#project.package.targetDirectory, this.#paths.target], onEdit);
     this.#watcher = watcher;
+    // What became known meanwhile.
+    watcher.add(this.#watched(), since);
     return () => watcher.close();
   }
 
@@ -377,6 +382,7 @@ class CargoBuilder implements Builder {
       files: [
         ...cargoFiles(this.#options.directory, this.workspace),
         ...this.#readers.keys(),
+        ...this.#blamed,
         ...named.filter((path) => !isFolder(path)),
       ],
     };
@@ -404,7 +410,7 @@ class CargoBuilder implements Builder {
     if (!isThere) return undefined;
     this.#units = units;
     this.#lock = readIfThere(join(this.workspace, 'Cargo.lock'));
-    this.#readInputs();
+    this.#readInputs(Date.now());
     for (const [path, keys] of this.#readers) {
       const time = built[path];
       if (time !== undefined && time === modified(path)) this.#built.set(path, time);
@@ -461,7 +467,7 @@ class CargoBuilder implements Builder {
       return { kind: 'failed', diagnostics: error.diagnostics, rustcMs: performance.now() - started };
     }
     this.#hasRun = true;
-    const built = await this.#cargoBuild(started, signal);
+    const built = await this.#cargoBuild(started, startedAt, signal);
     if (built.kind === 'built') {
       this.#stale = false;
       this.#built.clear();
@@ -470,7 +476,7 @@ class CargoBuilder implements Builder {
     return built;
   }
 
-  async #cargoBuild(started: number, signal: AbortSignal): Promise<Build | BuildFailure> {
+  async #cargoBuild(started: number, startedAt: number, signal: AbortSignal): Promise<Build | BuildFailure> {
     const { captures, target } = this.#paths;
     const store = this.#newStore();
     const last = this.#lastLink();
@@ -494,7 +500,7 @@ class CargoBuilder implements Builder {
     this.#reportWarnings(result.warnings);
     if (!result.succeeded) {
       // What it could not build may have no inputs yet; what has been built names its own.
-      this.#readInputs();
+      this.#readInputs(startedAt, result.errors);
       return { kind: 'failed', diagnostics: result.errors, rustcMs };
     }
     const captured = readCaptures(captures);
@@ -505,7 +511,7 @@ class CargoBuilder implements Builder {
     const root = this.#rootOf(captured, folder);
     if (!root) throw new Error(`cargo built ${this.name}, but its call of rustc was not recorded in ${captures}`);
     this.#units = unitsOf(root, captured);
-    this.#readInputs();
+    this.#readInputs(startedAt);
     if (this.platform === 'native' && root.isStatic) return { kind: 'failed', diagnostics: [STATIC], rustcMs };
     return this.#finish(folder, rustcMs);
   }
@@ -585,7 +591,7 @@ class CargoBuilder implements Builder {
     if (isLinked && untilLinked.signal.aborted) await all;
     if (isLinked) {
       this.#rest = all.then((results) => {
-        this.#expectSuccess(results);
+        this.#expectSuccess(results, startedAt);
         if (results.every((each) => each?.succeeded)) this.#remember(units.flatMap(readInputs), times, startedAt);
       });
       return this.#finish(join(store, basename(root.linked)), rustcMs);
@@ -596,14 +602,14 @@ class CargoBuilder implements Builder {
     const errors = results.flatMap((each) => each.errors);
     // Not about the source: an argument that no longer fits, a dependency that is gone. cargo puts that right, or says why.
     if (errors.every((each) => each.place === undefined)) return this.#runCargo(signal);
-    this.#readInputs();
+    this.#readInputs(startedAt, errors);
     return { kind: 'failed', diagnostics: errors, rustcMs };
   }
 
   /** rustc has delivered its objects; should it then fail after all, the next build does its work again. */
-  #expectSuccess(results: readonly (RustcResult | undefined)[]): void {
+  #expectSuccess(results: readonly (RustcResult | undefined)[], startedAt: number): void {
     this.#reportWarnings(results.flatMap((each) => each?.warnings ?? []));
-    this.#readInputs();
+    this.#readInputs(startedAt);
     for (const error of results.flatMap((each) => each?.errors ?? []))
       this.#options.report({ event: 'log', level: 'error', text: `rustc failed after linking: ${error.text}` });
   }
@@ -634,7 +640,8 @@ class CargoBuilder implements Builder {
     return build;
   }
 
-  #readInputs(): void {
+  /** After a run that began at `startedAt`, and ended with these errors. */
+  #readInputs(startedAt: number, errors: readonly Diagnostic[] = []): void {
     const readers = new Map<string, Set<string>>();
     const add = (path: string, key: string): void => {
       if (path.startsWith(this.#paths.target + sep)) return;
@@ -644,7 +651,9 @@ class CargoBuilder implements Builder {
     for (const unit of readCaptures(this.#paths.captures))
       if (unit.host) for (const path of readInputs(unit)) add(path, CARGO);
     this.#readers = readers;
-    this.#watcher?.add(this.#watched());
+    const bases = [this.workspace, ...this.#project.package.editable.map(({ directory }) => directory)];
+    this.#blamed = filesNamed(errors).flatMap((path) => bases.map((base) => resolve(base, path)));
+    this.#watcher?.add(this.#watched(), startedAt);
   }
 
   /** Each once, as long as it stands: rustc repeats them in every run. */

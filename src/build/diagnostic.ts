@@ -63,6 +63,20 @@ export function isSummary(message: RustcMessage): boolean {
 }
 
 /**
+ * Paths of files that the messages are about, or that they miss, as rustc writes them: once they change, the messages
+ * may. rustc does not always come to writing down what it read.
+ */
+export function filesNamed(diagnostics: readonly Diagnostic[]): string[] {
+  return diagnostics.flatMap(({ text, place, hint = '' }) => [
+    ...(place === undefined ? [] : [place.path]),
+    ...Array.from(text.matchAll(/^couldn't read `([^`]+)`/g), ([, path = '']) => path),
+    ...(hint.startsWith('to create the module')
+      ? Array.from(hint.matchAll(/"([^"]+)"/g), ([, path = '']) => path)
+      : []),
+  ]);
+}
+
+/**
  * What cargo says on stderr when it fails before or beside the compiler: a broken manifest, a failed build script. Paths
  * in it are relative to the folder it ran in.
  */

@@ -5,7 +5,7 @@
 // done about an edit begins then, and begins anew should the second look see something else: rustc takes longer than
 // that to come to reading. Only a file that is empty or gone is waited for, since that is how the middle of a change looks.
 
-import { type BigIntStats, existsSync, type FSWatcher, watch as watchFolder } from 'node:fs';
+import { type BigIntStats, existsSync, type FSWatcher, statSync, watch as watchFolder } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { basename, dirname, join, sep } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
@@ -19,8 +19,11 @@ export interface Watched {
 }
 
 export interface Watcher {
-  /** Watches these as well; what is watched already costs nothing. */
-  add(more: Watched): void;
+  /**
+   * Watches these as well; what is watched already costs nothing. Of the files that are named for the first time, those
+   * that changed after `since`, in milliseconds since 1970, are an edit: they had been read, and maybe nobody looked.
+   */
+  add(more: Watched, since: number): void;
   close(): Promise<void>;
 }
 
@@ -119,8 +122,19 @@ export async function watch(
     let folder = dirname(path);
     while (!existsSync(folder)) folder = dirname(folder);
     if (nearby.has(folder)) return;
-    const near = watchFolder(folder, (_, name) => {
+    const near = watchFolder(folder, (event, name) => {
       const changed = join(folder, name ?? '');
+      // The folder itself has gone; another may be in its place.
+      if (event === 'rename' && name === basename(folder) && !existsSync(changed)) {
+        near.close();
+        nearby.delete(folder);
+        for (const each of single) {
+          if (!each.startsWith(folder + sep)) continue;
+          watchFile(each);
+          notice(each);
+        }
+        return;
+      }
       for (const each of single) {
         if (each === changed) notice(each);
         // A folder on the way to it has appeared.
@@ -133,17 +147,23 @@ export async function watch(
     nearby.set(folder, near);
   };
   files.forEach(watchFile);
+  const named = new Set(files);
 
   await new Promise<void>((resolve, reject) => {
     watcher.once('ready', resolve);
     watcher.once('error', reject);
   });
   return {
-    add: (more) => {
+    add: (more, since) => {
+      // Before the folders: it takes a while until what is in those is watched.
+      for (const path of more.files) {
+        watchFile(path);
+        if (!named.has(path) && changedAfter(path, since)) notice(path);
+        named.add(path);
+      }
       const unknown = more.folders.filter((folder) => !trees.has(folder));
       for (const folder of unknown) trees.add(folder);
       if (unknown.length > 0) watcher.add(unknown);
-      more.files.forEach(watchFile);
     },
     close: async () => {
       closed = true;
@@ -169,6 +189,12 @@ function isSettled(state: Pending): boolean {
 /** Not yet looked at, gone, or empty: each may be the middle of a change. */
 function isWhole({ seen }: Pending): boolean {
   return seen !== '' && seen !== GONE && !seen.endsWith(EMPTY);
+}
+
+/** Or came into being. A file that is not there did not. */
+function changedAfter(path: string, since: number): boolean {
+  const found = statSync(path, { throwIfNoEntry: false });
+  return found !== undefined && Math.max(found.mtimeMs, found.ctimeMs) >= since;
 }
 
 /** Differs whenever the content may. */
