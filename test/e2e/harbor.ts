@@ -1,4 +1,5 @@
 // The server of test/fixtures/harbor, run by hotslot; connections to it of each kind that a patch must keep.
+import { readFile } from 'node:fs/promises';
 import { type Agent, get, request } from 'node:http';
 import { connect } from 'node:net';
 import { createInterface } from 'node:readline';
@@ -221,4 +222,12 @@ export async function openHarbor(options: StartOptions = {}): Promise<Harbor> {
 /** Of a line with which the program says where it listens. */
 export function addressIn(event: Event): string | undefined {
   return event.event === 'log' ? /^listening on (http:\/\/\S+)$/.exec(event.text)?.[1] : undefined;
+}
+
+/** Where a program's agent connects to, as it was told when it started. */
+export async function agentSocket(pid: number): Promise<string> {
+  const variables = (await readFile(`/proc/${pid}/environ`, 'utf8')).split('\0');
+  const found = variables.find((variable) => variable.startsWith('HOTSLOT_SOCKET='));
+  if (found === undefined) throw new Error(`process ${pid} was not started by hotslot`);
+  return found.slice('HOTSLOT_SOCKET='.length);
 }

@@ -1,11 +1,10 @@
 // Programs that end, crash, are started anew, or lose their hotslot.
 import { once } from 'node:events';
 import { watch } from 'node:fs';
-import { readFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import type { Event } from '../../src/model.ts';
-import { addressIn, type Harbor, openHarbor } from './harbor.ts';
+import { addressIn, agentSocket, type Harbor, openHarbor } from './harbor.ts';
 
 const MAIN = 'src/main.rs';
 
@@ -156,11 +155,3 @@ test('hotslot killed while the program has a patch before it: the program goes o
   await harbor.swap(MAIN, ['a calm harbour', 'a harbour with a new pilot']);
   expect(await harbor.get('/greet')).toBe('a harbour with a new pilot');
 });
-
-/** As the program was told when it started. */
-async function agentSocket(pid: number): Promise<string> {
-  const variables = (await readFile(`/proc/${pid}/environ`, 'utf8')).split('\0');
-  const found = variables.find((variable) => variable.startsWith('HOTSLOT_SOCKET='));
-  if (found === undefined) throw new Error(`process ${pid} was not started by hotslot`);
-  return found.slice('HOTSLOT_SOCKET='.length);
-}
