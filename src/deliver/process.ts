@@ -166,7 +166,7 @@ class NativeProcess implements Process {
   // -------------------------------------------------------------------------------------------------------- start
 
   async start(executable: Executable, base: Run['base']): Promise<Started | Mute | Exit> {
-    const { input, note } = this.#options;
+    const { input } = this.#options;
     const old = this.#run;
     if (old !== undefined) old.isEnding = true;
     // Delivered, and not seen to.
@@ -178,6 +178,8 @@ class NativeProcess implements Process {
 
     const run = this.#spawn(executable, base, handover);
     if (input !== undefined && handover === undefined) run.feed(input);
+    // Until the old one has ended, the note is about that: without us the new one would end by itself (handover.rs).
+    const noted = handover === undefined ? this.#note(run) : undefined;
     const first = await within(this.#silenceMs, Promise.race([run.joined, run.ended]));
     if (old !== undefined && handover !== undefined) {
       await within(DRAIN_MS, old.ended);
@@ -186,7 +188,7 @@ class NativeProcess implements Process {
     // Until then its `main` does not run, and what is typed is for the old one.
     if (input !== undefined && handover !== undefined) run.feed(input);
     if (run.exit !== undefined) return run.exit;
-    await writeNote(note, run.pid, this.#folder);
+    await (noted ?? this.#note(run));
     const libraries = await readLibraries(run.pid, executable.path);
     if (run.exit !== undefined) return run.exit;
     run.isStarted = true;
@@ -196,6 +198,17 @@ class NativeProcess implements Process {
     }
     this.#program = describeProgram(first, libraries);
     return { kind: 'running', program: this.#program, handedOver: handover !== undefined };
+  }
+
+  /** Should we be killed, the next hotslot knows whom to end. */
+  async #note(run: Run): Promise<void> {
+    const { note, report } = this.#options;
+    try {
+      await writeNote(note, run.pid, this.#folder);
+    } catch (error) {
+      const text = `cannot note that process ${run.pid} runs: ${(error as Error).message}`;
+      report({ event: 'log', level: 'warn', text });
+    }
   }
 
   #spawn({ path, bytes }: Executable, base: Run['base'], handover: string | undefined): Run {

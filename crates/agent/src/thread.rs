@@ -1,5 +1,6 @@
 //! The agent's thread: keeps a connection to hotslot, and does what its messages say. When hotslot goes away the program
-//! goes on, and the thread looks for the next one.
+//! goes on, and the thread looks for it to come back at the same path. Another hotslot has a path of its own; it ends the
+//! programs of one that was killed.
 
 use crate::arena::Arena;
 use crate::handover;
