@@ -26,6 +26,7 @@ import { diagnose, requireToolchain } from '../src/build/toolchain.ts';
 import { readLinked } from '../src/build/store.ts';
 import type { Build, BuildFailure, Edit, Event, ObjectSource, Rewrite } from '../src/model.ts';
 import { SHF_ALLOC, SHF_WRITE } from '../src/object/elf.ts';
+import { debugInfo } from '../src/object/dwarf.ts';
 import { readElfObject } from '../src/object/elfobject.ts';
 import { writeElfObject } from '../src/object/elfwriter.ts';
 
@@ -604,7 +605,8 @@ describe('a native program', () => {
     const member = (name: string, more = ''): void => {
       write(`space/${name}/Cargo.toml`, `[package]\nname = "${name}"\nversion = "0.1.0"\nedition = "2024"\n${more}`);
     };
-    write('space/Cargo.toml', '[workspace]\nresolver = "3"\nmembers = ["server", "text", "web", "xtask"]\n');
+    const sparing = '\n[profile.dev.package.text]\ndebug = false\n';
+    write('space/Cargo.toml', `[workspace]\nresolver = "3"\nmembers = ["server", "text", "web", "xtask"]\n${sparing}`);
     write('space/Cargo.lock', readFileSync(EXAMPLE_LOCK, 'utf8'));
     member('server', '\n[dependencies]\ntext = { path = "../text" }\n');
     write(
@@ -664,6 +666,11 @@ describe('a native program', () => {
     expect(server.environment).toMatchObject({ CARGO_MANIFEST_DIR: SERVER, CARGO_PKG_VERSION: '0.1.0' });
     expect(Object.keys(server.environment).filter((name) => /^RUST|HOTSLOT|PROFILE/.test(name))).toEqual([]);
     expect(crates(build.objects)).toEqual(['server', 'text']);
+    // Also of the one whose profile does without: nothing else tells of layouts.
+    const told = build.objects.filter(
+      (object) => debugInfo(readElfObject(object.bytes(), object.name))?.describesTypes === true,
+    );
+    expect(crates(told)).toEqual(['server', 'text']);
     const defined = build.objects.flatMap((object) =>
       readElfObject(object.bytes(), object.name).symbols.filter(({ atom }) => atom !== undefined),
     );
@@ -672,6 +679,23 @@ describe('a native program', () => {
     const archives = build.archives.map((archive) => archive.path.replace(/^.*\/lib(\w+)-.*$/, '$1'));
     expect(archives).toEqual(expect.arrayContaining(['std', 'core', 'alloc']));
     expect(archives).not.toContain('text');
+  });
+
+  test('nothing is taken over from another compiler, or from another hotslot, which asks other things of it', async () => {
+    const targetDirectory = join(WORK, 'target/takeover');
+    const own = join(targetDirectory, 'hotslot-native');
+    const reopen = async (): Promise<boolean> => {
+      await (await openNative({ targetDirectory })).close();
+      return existsSync(join(own, 'built'));
+    };
+    await reopen();
+    writeFileSync(join(own, 'built'), '');
+    expect(await reopen()).toBe(true);
+    const note = join(own, 'hotslot/compiler');
+    const before = readFileSync(note, 'utf8');
+    writeFileSync(note, before.replace(/\w+$/, '0123'));
+    expect(await reopen()).toBe(false);
+    expect(readFileSync(note, 'utf8')).toBe(before);
   });
 
   test('an edit gives the objects that changed: of a function, of a library, an included file, a build script', async () => {

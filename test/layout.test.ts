@@ -571,6 +571,7 @@ describe('debug information that does not tell', () => {
     const object = tiny(folder, ...flags);
     expect(reasonFor([object], [object])).toMatch(UNTOLD);
     expect(reasonFor([object], [object], { mayBeSilent: true })).toBeUndefined();
+    expect(reasonFor([object], [object], { isTold: () => true })).toBeUndefined();
     expect(signatureOf(object, 'no such function')).toBeUndefined();
   });
 

@@ -126,6 +126,13 @@ describe.each(FLAVOURS)('$name', (flavour) => {
     expect(await ask('greet')).toBe('hullo');
   });
 
+  test('a function in an object that mentions no type', { timeout: 60_000 }, async () => {
+    expect(await ask('strike')).toBe('1');
+    const patch = await session.edit(['super::ring();', 'super::ring(); super::ring();']);
+    expect(patch.functions).toEqual(['app::bell::strike']);
+    expect(await ask('strike')).toBe('3');
+  });
+
   test('a jump table', { timeout: 60_000 }, async () => {
     const answers = async (): Promise<string[]> => {
       const all: string[] = [];

@@ -5,6 +5,7 @@
 // called. The linker script does not link: it keeps the objects (hard links; rustc deletes its own) and says done. The
 // real link is made from the record when an image is wanted, so an edit that becomes a patch never pays for one.
 
+import { createHash } from 'node:crypto';
 import { mkdirSync, readdirSync, readFileSync, writeFileSync, chmodSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import type { Platform } from './platform.ts';
@@ -45,6 +46,7 @@ export interface Scripts {
 // symbol-mangling-version: identity of closures needs v0, which is not the default everywhere.
 // codegen-units: as an incremental build has by default, whatever the profile says; an edit then changes few objects.
 // link-dead-code: else the optimiser takes a function that only one unit uses for its own, and may change how it is called.
+// debuginfo: layouts are read from it; a profile may have other wishes for single packages, and so may RUSTFLAGS.
 // linker: last, so that it wins over cargo's configuration and RUSTFLAGS; which linker they name is kept in the record.
 const WRAPPER = `#!/bin/sh
 # cargo runs this in place of rustc. Records calls for the packages in HOTSLOT_PACKAGES (one folder a line).
@@ -66,6 +68,7 @@ for argument do
   previous=$argument
 done
 [ -n "$output" ] || exec \${HOTSLOT_WRAPPER:+"$HOTSLOT_WRAPPER"} "$@"
+case $triple in *linux*) set -- "$@" -C debuginfo=2 -C split-debuginfo=off ;; esac
 [ -z "$target" ] || set -- "$@" -C symbol-mangling-version=v0 -C codegen-units=256 -C "linker=$HOTSLOT_LINKER"
 case $optimised$triple in +*linux*) set -- "$@" -C link-dead-code ;; esac
 record=$HOTSLOT_CAPTURES/$crate$types$extra$target
@@ -100,6 +103,9 @@ mv "$line.stats" "$store/stats" && mv "$line" "$store/line" || exit 1
 # What rustc does from here on nobody waits for: it yields to what brings its objects to the program.
 [ -z "$HOTSLOT_NOTIFY" ] || { echo linked >&3; renice -n 19 -g 0 >/dev/null 2>&1; } || :
 `;
+
+/** What is done to cargo's calls. What was built by other scripts is not what these build, and cargo does not notice. */
+export const RECIPE: string = createHash('sha1').update(WRAPPER).update(LINKER).digest('hex');
 
 export function writeScripts(folder: string, platform: Platform): Scripts {
   mkdirSync(folder, { recursive: true });

@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto';
 import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join, sep } from 'node:path';
 import { isAlive } from './cache.ts';
-import { type Scripts, writeScripts } from './capture.ts';
+import { RECIPE, type Scripts, writeScripts } from './capture.ts';
 import { type CargoOptions, featureFlags, type Package } from './package.ts';
 import type { Toolchain } from './rust.ts';
 
@@ -32,8 +32,9 @@ export function preparePaths(options: CargoOptions, found: Package, toolchain: T
     found.platform === 'native' ? 'hotslot-native' : toolchain.threads ? 'hotslot-threads' : 'hotslot',
   );
   const own = join(target, 'hotslot');
-  const compiler = [toolchain.version, toolchain.rustc, ...toolchain.prefix].join('\n');
-  // Objects of two compilers, or of two builds of std, do not mix, and cargo does not always notice.
+  const compiler = [toolchain.version, toolchain.rustc, ...toolchain.prefix, RECIPE].join('\n');
+  // Objects of two compilers, of two builds of std, or of two versions of hotslot do not mix, and cargo does not always
+  // notice.
   if (readIfThere(join(own, 'compiler')) !== compiler) rmSync(target, { recursive: true, force: true });
   const choice = [found.id, ...found.selection, ...featureFlags(options), options.profile, options.release];
   const session = join(own, createHash('sha1').update(choice.join('\n')).digest('hex').slice(0, 16));

@@ -4,7 +4,9 @@
 // that the next patch reaches this one's calls too. What the code needs besides is added here: cells that hold addresses
 // (a GOT), jumps to what is more than 2 GiB away (thunks), unwind tables.
 
-import type { Atom, ElfPatch, ElfSegment, PatchHead } from '../model.ts';
+import type { Atom, ElfPatch, ElfSegment, ObjectFile, PatchHead } from '../model.ts';
+import { debugInfo } from '../object/dwarf.ts';
+import { readElfObject } from '../object/elfobject.ts';
 import { meansStart } from '../object/elfparts.ts';
 import { FRAME_INDEX_HEAD, frameIndex, joinFrames, placeFrame } from '../object/frames.ts';
 import {
@@ -30,6 +32,12 @@ import { relaxThreadLocals } from './threadlocals.ts';
 export function elfTarget(program: ElfProgram): Target<ElfPatch> {
   const crates = new Set([...program.objects.keys()].map(crateOf));
   const isFixed = (crate: string): boolean => !crates.has(crate);
+  const isTold = ({ name }: ObjectFile): boolean =>
+    Array.from(program.objects.values(), ({ source }) => source).some(
+      (source) =>
+        crateOf(source.name) === crateOf(name) &&
+        debugInfo(readElfObject(source.bytes(), source.name))?.describesTypes === true,
+    );
   return {
     remedy: 'restart',
     wordBytes: 8,
@@ -56,7 +64,7 @@ export function elfTarget(program: ElfProgram): Target<ElfPatch> {
     aliases: ({ name }) => [name],
     describes: () => undefined,
     layout: {
-      refusal: (before, after, changes, gone) => layoutRefusal(before, after, changes, { gone, isFixed }),
+      refusal: (before, after, changes, gone) => layoutRefusal(before, after, changes, { gone, isFixed, isTold }),
       gone: (before, after, changes) => goneTypes(before, after, { isFixed, changes }),
       signatureOf: ({ object, symbol }) => signatureOf(object, symbol.name),
     },

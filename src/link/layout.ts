@@ -36,6 +36,8 @@ export interface LayoutOptions {
   readonly isFixed?: (crate: string) => boolean;
   /** An object that says nothing of its types is passed over instead of refused. */
   readonly mayBeSilent?: boolean;
+  /** Whether others of the object's crate, which rustc compiled by the same call, tell of types: then it just has none. */
+  readonly isTold?: (object: ObjectFile) => boolean;
 }
 
 /**
@@ -135,11 +137,11 @@ function* differences(
   before: readonly ObjectFile[],
   after: readonly ObjectFile[],
   object: ObjectFile,
-  { gone, isFixed = () => false, mayBeSilent = false }: LayoutOptions,
+  { gone, isFixed = () => false, mayBeSilent = false, isTold = () => false }: LayoutOptions,
 ): Generator<Reason> {
   const now = debugInfo(object);
   if (now === undefined || !now.describesTypes) {
-    if (mayBeSilent) return;
+    if (mayBeSilent || isTold(object)) return;
     const crate = object.name.replace(/(?:-[0-9a-f]{16})?\..*$/, '');
     const text = `\`${crate}\` was compiled without full debug information (\`debug = 2\`, \`split-debuginfo = "off"\`), and nothing else tells whether memory keeps its shape`;
     yield { text, rank: 0 };
