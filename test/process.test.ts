@@ -732,7 +732,7 @@ function shows(value: number): string {
   return value === 0 ? '1 1 1111 2222' : `${value} ${value} ${number} ${number}`;
 }
 
-async function look(ask: (question: string) => Promise<string>): Promise<string> {
+async function shown(ask: (question: string) => Promise<string>): Promise<string> {
   const [answer, through, data] = [await ask('answer'), await ask('through'), await ask('data')];
   return `${answer} ${through} ${data.split(' ').slice(0, 2).join(' ')}`;
 }
@@ -760,7 +760,7 @@ function sendLast(socket: Socket, bytes: Uint8Array): Promise<unknown> {
 }
 
 /** A program that has its agent's socket from us, and how it is asked. */
-async function startAlone(path: string): Promise<{ ask: (question: string) => Promise<string>; stop: () => void }> {
+async function startAlone(path: string): Promise<{ ask: (question: string) => Promise<string>; end: () => void }> {
   const environment = { ...process.env, HOTSLOT_SOCKET: path };
   const child = spawn(program.path, [], { env: environment, stdio: ['pipe', 'pipe', 'inherit'] });
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
@@ -768,7 +768,7 @@ async function startAlone(path: string): Promise<{ ask: (question: string) => Pr
     child.stdin.write(`${question}\n`);
     return String((await lines.next()).value);
   };
-  return { ask, stop: () => void child.kill('SIGKILL') };
+  return { ask, end: () => void child.kill('SIGKILL') };
 }
 
 describe('a patch that is cut off', () => {
@@ -787,7 +787,7 @@ describe('a patch that is cut off', () => {
         return { hello: (await next()) as Hello, socket, next };
       };
       await once(listener, 'listening');
-      const { ask, stop } = await startAlone(path);
+      const { ask, end } = await startAlone(path);
       const first = await accept();
       const places = (await ask('where')).split(' ').map(Number);
       const message = (version: number, value: number, attempt: number): Uint8Array => {
@@ -797,7 +797,7 @@ describe('a patch that is cut off', () => {
       const patch = message(1, 42, 0);
       const commit = writeMessage({ kind: 'commit', version: 1 });
       cuts = patch.length + commit.length + 1;
-      expect(await look(ask)).toBe(shows(0));
+      expect(await shown(ask)).toBe(shows(0));
       if (cut <= patch.length) {
         await sendLast(first.socket, patch.subarray(0, cut));
       } else {
@@ -813,22 +813,22 @@ describe('a patch that is cut off', () => {
       const isPending = isApplied && cut < cuts - 1;
       const hello = { ...first.hello, version: Number(isApplied), pending: isPending };
       expect(second.hello, `after ${cut} bytes`).toEqual(hello);
-      expect(await look(ask), `after ${cut} bytes`).toBe(shows(isApplied ? 42 : 0));
+      expect(await shown(ask), `after ${cut} bytes`).toBe(shows(isApplied ? 42 : 0));
       // What it did not hear of is for the one who comes back to say.
       const isKept = isApplied && (!isPending || cut % 2 === 0);
       if (isPending) {
         second.socket.write(writeMessage({ kind: isKept ? 'commit' : 'undo', version: 1 }));
         expect(await second.next()).toMatchObject({ kind: 'receipt', version: 1, applied: true });
-        expect(await look(ask)).toBe(shows(isKept ? 42 : 0));
+        expect(await shown(ask)).toBe(shows(isKept ? 42 : 0));
       }
       // What did not arrive as a whole took no memory: the next patch is at the very same place.
       second.socket.write(message(isKept ? 2 : 1, 43, Number(isApplied)));
       expect(await second.next(), `after ${cut} bytes`).toMatchObject({ answers: 'patch', applied: true });
       second.socket.write(writeMessage({ kind: 'commit', version: isKept ? 2 : 1 }));
       expect(await second.next()).toMatchObject({ answers: 'commit', applied: true });
-      expect(await look(ask)).toBe(shows(43));
+      expect(await shown(ask)).toBe(shows(43));
       seen.add(`${isApplied} ${isPending} ${isKept}`);
-      stop();
+      end();
       second.socket.destroy();
       listener.close();
     };
@@ -902,7 +902,7 @@ describe('a patch that is cut off', () => {
         size = writeMessage({ ...patch, kind: 'patch', symbolFile: '' }).length;
         const receipts = await subject.process.deliver(patch);
         expect(receipts, name).toEqual([{ client: 'subject', version, applied: true, applyMs: expect.any(Number) }]);
-        expect(await look(ask), name).toBe(shows(value));
+        expect(await shown(ask), name).toBe(shows(value));
         if (isKept) subject.process.commit(patch);
         else subject.process.abandon(patch, 'on purpose');
       };

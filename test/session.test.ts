@@ -49,6 +49,7 @@ class Rig {
     let version = 0;
     const linker = {
       remedy: 'reload',
+      rehearse: () => undefined,
       link: () => {
         this.#reach('link');
         return { kind: 'patch', draft: {}, warnings: [] };

@@ -6,7 +6,7 @@
 
 import { existsSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { copyFile, mkdir, rm } from 'node:fs/promises';
-import { basename, dirname, join, resolve, sep } from 'node:path';
+import { basename, dirname, isAbsolute, join, sep } from 'node:path';
 import type { Build, BuildFailure, Diagnostic, Edit, Event, Executable, Image, Rewrite } from '../model.ts';
 import { findAgent } from './agent.ts';
 import { requireBindgen } from './bindgen.ts';
@@ -652,7 +652,9 @@ class CargoBuilder implements Builder {
       if (unit.host) for (const path of readInputs(unit)) add(path, CARGO);
     this.#readers = readers;
     const bases = [this.workspace, ...this.#project.package.editable.map(({ directory }) => directory)];
-    this.#blamed = filesNamed(errors).flatMap((path) => bases.map((base) => resolve(base, path)));
+    this.#blamed = filesNamed(errors).flatMap((path) =>
+      isAbsolute(path) ? [path] : bases.map((base) => join(base, path)),
+    );
     this.#watcher?.add(this.#watched(), startedAt);
   }
 
