@@ -10,8 +10,9 @@
 // that mentions LISTEN_FDS gets them as sd_listen_fds(3) says, too. Sockets for which nobody asks are closed after a while.
 // A program that crashed has nothing to hand over, and neither has one whose agent does not answer: they start plainly.
 //
-// hotslot killed by SIGKILL leaves the program running. A note beside the build says which one it is, and the next hotslot
-// ends it (leftover.ts) before it starts its own: an orphan with the port would be in its way.
+// hotslot killed by SIGKILL leaves the program running, at the version that it had or was about to have. A note beside the
+// build says which one it is, and the next hotslot ends it (leftover.ts) when its own is built and about to start: an orphan
+// with the port would be in its way.
 
 import { writeFileSync } from 'node:fs';
 import { chmod, readdir, rm } from 'node:fs/promises';
@@ -113,11 +114,6 @@ interface Pending {
 type Question = (receipt: AgentReceipt) => void;
 
 export async function openProcess(options: ProcessOptions): Promise<Process> {
-  const leftover = await endLeftover(options.note, options.graceMs ?? GRACE_MS);
-  if (leftover !== undefined) {
-    const text = `ended process ${leftover}, which ran on after its hotslot was killed`;
-    options.report({ event: 'log', level: 'info', text });
-  }
   const folder = await makeFolder();
   const sockets = createServer();
   const socket = join(folder, 'agent');
@@ -174,7 +170,8 @@ class NativeProcess implements Process {
     this.#pending = undefined;
     this.#program = undefined;
     const handover = old && (await this.#prepareHandover(old));
-    if (old !== undefined && handover === undefined) await this.#end(old);
+    if (old === undefined) await this.#endLeftover();
+    else if (handover === undefined) await this.#end(old);
 
     const run = this.#spawn(executable, base, handover);
     if (input !== undefined && handover === undefined) run.feed(input);
@@ -198,6 +195,13 @@ class NativeProcess implements Process {
     }
     this.#program = describeProgram(first, libraries);
     return { kind: 'running', program: this.#program, handedOver: handover !== undefined };
+  }
+
+  async #endLeftover(): Promise<void> {
+    const leftover = await endLeftover(this.#options.note, this.#graceMs);
+    if (leftover === undefined) return;
+    const text = `ended process ${leftover}, which ran on after its hotslot was killed`;
+    this.#options.report({ event: 'log', level: 'info', text });
   }
 
   /** Should we be killed, the next hotslot knows whom to end. */

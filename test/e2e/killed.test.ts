@@ -8,6 +8,7 @@ import * as fc from 'fast-check';
 import { afterEach, expect, test } from 'vitest';
 import { copyFerry, type Ferry, MAIN, openFerry } from './ferry.ts';
 import { agentSocket } from './harbor.ts';
+import { launchServer } from './harness.ts';
 
 const ROUNDS = 20;
 
@@ -68,6 +69,16 @@ test(`killed at ${ROUNDS} moments: no connection fails, each answer is of a vers
     ends[last?.bow === names[0]?.[0] ? 'before' : 'after'] += 1;
   }
   console.log(`${ends.before} times the old version went on, ${ends.after} times the new one`);
+  // While the next one builds, also what does not compile, the program goes on.
+  const orphan = ferry;
+  const text = orphan?.server.read(MAIN) ?? '';
+  orphan?.server.save(MAIN, text.replace('"bow-', '5 "bow-'));
+  const next = launchServer(directory, { folder: 'boat' });
+  await next.next(({ event }) => event === 'failed');
+  expect(await orphan?.ask()).toMatchObject({ stern: expect.stringMatching(/^stern-/) });
+  expect(await next.close()).toBe(130);
+  expect(await orphan?.ask()).toMatchObject({ stern: expect.stringMatching(/^stern-/) });
+  orphan?.server.save(MAIN, text);
   ferry = await openFerry(directory);
   expect(ferry.server.events).toContainEqual(
     expect.objectContaining({ text: expect.stringMatching(/^ended process \d+, which ran on after its hotslot/) }),
