@@ -61,11 +61,11 @@ pub fn orbit(right: f32, up: f32) {
 /// Samples that every pixel has by now.
 #[wasm_bindgen]
 pub fn samples() -> u32 {
-    pool::passes()
+    pool::samples()
 }
 
-/// The picture so far: red, green, blue and opacity of each pixel.
+/// Where in the memory the picture is: red, green, blue and opacity of each pixel.
 #[wasm_bindgen]
-pub fn picture() -> Vec<u8> {
-    pool::picture()
+pub fn pixels() -> u32 {
+    pool::pixels().addr() as u32
 }

@@ -1,4 +1,7 @@
 //! The workers and what they share: the picture in tiles, and which tile of which pass is next.
+//!
+//! The page's thread must not wait, and would spin where others wait. So what it looks at for every frame has no lock.
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
 use crate::camera;
@@ -15,6 +18,7 @@ const PASSES: u32 = 2000;
 
 /// A square of the picture.
 struct Tile {
+    picture: u32,
     /// Of all samples of each pixel so far.
     sums: Vec<Vector>,
     samples: u32,
@@ -39,12 +43,16 @@ static PROGRESS: Mutex<Progress> = Mutex::new(Progress {
 static CHANGED: Condvar = Condvar::new();
 static PICTURE: [Mutex<Tile>; TILES] = [const {
     Mutex::new(Tile {
+        picture: 0,
         sums: Vec::new(),
         samples: 0,
     })
 }; TILES];
+/// Passes that are complete, and what they show: red, green, blue and opacity of each pixel.
+static SAMPLES: AtomicU32 = AtomicU32::new(0);
+static PIXELS: [AtomicU32; WIDTH * HEIGHT] = [const { AtomicU32::new(0) }; WIDTH * HEIGHT];
 
-/// For the page's thread too, which must not wait: nobody holds any of these for long.
+/// For the page's thread too: nobody holds it for long.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     loop {
         if let Ok(guard) = mutex.try_lock() {
@@ -90,14 +98,14 @@ fn sample(tile: usize, pass: u32) -> Vec<Vector> {
 }
 
 /// Samples of a picture that has been begun anew meanwhile count for nothing.
-fn finish(picture: u32, tile: usize, samples: Vec<Vector>) {
-    let mut progress = lock(&PROGRESS);
-    if progress.picture != picture {
+fn finish(picture: u32, number: usize, samples: Vec<Vector>) {
+    let mut tile = PICTURE[number].lock().unwrap();
+    if PROGRESS.lock().unwrap().picture != picture {
         return;
     }
-    let mut tile = lock(&PICTURE[tile]);
-    if progress.pass == 0 {
+    if tile.picture != picture || tile.samples == 0 {
         *tile = Tile {
+            picture,
             sums: samples,
             samples: 1,
         };
@@ -107,12 +115,30 @@ fn finish(picture: u32, tile: usize, samples: Vec<Vector>) {
         }
         tile.samples += 1;
     }
+    show(number, &tile);
+    drop(tile);
+    let mut progress = PROGRESS.lock().unwrap();
+    if progress.picture != picture {
+        return;
+    }
     progress.done += 1;
     if progress.done == TILES {
         progress.pass += 1;
         progress.next = 0;
         progress.done = 0;
+        SAMPLES.store(progress.pass, Ordering::Release);
         CHANGED.notify_all();
+    }
+}
+
+fn show(number: usize, tile: &Tile) {
+    let (left, top) = (number % COLUMNS * TILE, number / COLUMNS * TILE);
+    let share = 1.0 / tile.samples as f32;
+    for (index, sum) in tile.sums.iter().enumerate() {
+        let (x, y) = (left + index % TILE, top + index / TILE);
+        let [red, green, blue] = develop(*sum * share);
+        let pixel = u32::from_le_bytes([red, green, blue, 255]);
+        PIXELS[y * WIDTH + x].store(pixel, Ordering::Relaxed);
     }
 }
 
@@ -127,28 +153,17 @@ pub fn restart() {
     progress.pass = 0;
     progress.next = 0;
     progress.done = 0;
+    SAMPLES.store(0, Ordering::Release);
     drop(progress);
     CHANGED.notify_all();
 }
 
-pub fn passes() -> u32 {
-    lock(&PROGRESS).pass
+pub fn samples() -> u32 {
+    SAMPLES.load(Ordering::Acquire)
 }
 
-/// Red, green, blue and opacity of each pixel.
-pub fn picture() -> Vec<u8> {
-    let mut pixels = vec![255; WIDTH * HEIGHT * 4];
-    for (number, tile) in PICTURE.iter().enumerate() {
-        let (left, top) = (number % COLUMNS * TILE, number / COLUMNS * TILE);
-        let tile = lock(tile);
-        let share = 1.0 / tile.samples.max(1) as f32;
-        for (index, sum) in tile.sums.iter().enumerate() {
-            let (x, y) = (left + index % TILE, top + index / TILE);
-            let at = (y * WIDTH + x) * 4;
-            pixels[at..at + 3].copy_from_slice(&develop(*sum * share));
-        }
-    }
-    pixels
+pub fn pixels() -> *const AtomicU32 {
+    PIXELS.as_ptr()
 }
 
 /// From light to what a screen shows.
