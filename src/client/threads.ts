@@ -23,6 +23,9 @@ const LOCKS = TAKEN + MAX_THREADS;
 const TIMES_OFFSET = 4 * (LOCKS + MAX_THREADS);
 const RECORDS_OFFSET = TIMES_OFFSET + 8 * MAX_THREADS;
 
+/** A program does not wait longer than this for a browser that gives no locks. */
+const LOCK_TIMEOUT_MS = 1000;
+
 /** `(module (import "h" "s" (func)) (export "s" (func 0)))`: only a function of a module can be put into a table. */
 const SHIM: Uint8Array<ArrayBuffer> = new TextEncoder().encode(
   '\0asm\x01\0\0\0\x01\x04\x01`\0\0\x02\x07\x01\x01h\x01s\0\0\x07\x05\x01\x01s\0\0',
@@ -30,21 +33,32 @@ const SHIM: Uint8Array<ArrayBuffer> = new TextEncoder().encode(
 
 /**
  * Whoever terminates a worker does not tell it. But then the browser gives up its locks; in Chromium only after two seconds
- * when the worker waits in wasm. One that begins to wait before the browser has heard of its wish gets no lock, and is
- * taken for alive.
+ * when the worker waits in wasm.
  */
 const lock: { readonly number: number; isHeld: boolean; onHeld: () => void } = {
   number: 1 + Math.floor(Math.random() * 0x7fff_fffe),
   isHeld: false,
   onHeld: () => {},
 };
-if (typeof document === 'undefined') {
+
+const asked: Promise<void> = new Promise((settled) => {
+  if (typeof document !== 'undefined' || navigator.locks === undefined) return settled();
   const hold = (): Promise<never> => {
     lock.isHeld = true;
     lock.onHeld();
+    settled();
     return new Promise(() => {});
   };
-  void navigator.locks?.request(nameOf(lock.number), hold).catch(() => undefined);
+  navigator.locks.request(nameOf(lock.number), hold).catch(() => settled());
+  setTimeout(settled, LOCK_TIMEOUT_MS);
+});
+
+/**
+ * Resolves when a worker has its lock. Its glue waits for that before it runs anything: a worker gets no lock any more once
+ * it does not return to its event loop. With `initSync` nothing can be awaited; such a worker may be taken for alive.
+ */
+export function settle(): Promise<void> {
+  return asked;
 }
 
 /** Where the other threads are with the newest patch. */

@@ -38,11 +38,15 @@ export function hookGlue(base: Base): string {
  */
 function hookThreads(glue: string, start: number, loaded: string): string {
   const end = glue.indexOf(';', start) + 1;
+  // It is asynchronous itself.
+  const settled = (text: string): string =>
+    text.replace(/^async function __wbg_init\([^)]*\)\s*\{/m, (opening) => `${opening} await __hotslot_settle();`);
   return (
     "import { prepare as __hotslot_prepare, join as __hotslot_join } from '/@hotslot/client.js'; " +
+    "import { settle as __hotslot_settle } from '/@hotslot/threads.js'; " +
     `if (typeof document !== 'undefined') await __hotslot_prepare(${loaded}); ` +
     `${glue.slice(0, start)}const __hotslot_joined = __hotslot_join(wasm, ${loaded}); ` +
-    `${glue.slice(start, end)} __hotslot_joined();${glue.slice(end)}`
+    `${glue.slice(start, end)} __hotslot_joined();${settled(glue.slice(end))}`
   );
 }
 
