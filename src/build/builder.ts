@@ -1,31 +1,30 @@
 // In: edits. Out: builds: the objects of the whole program as rustc leaves them, and, when asked, the linked program.
 //
 // cargo runs for the base build and whenever what it was told may have changed; its calls of rustc are recorded. An edit
-// of Rust source only repeats the calls it affects. What is out of date is remembered until it has been built, so a build
-// that is aborted or fails loses nothing: the next one starts from the same facts.
+// of Rust source only repeats the calls it affects (`inputs.ts`).
 
 import { existsSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { copyFile, mkdir, rm } from 'node:fs/promises';
-import { basename, dirname, isAbsolute, join, sep } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import type { Build, BuildFailure, Diagnostic, Edit, Event, Executable, Image, Rewrite } from '../model.ts';
 import { findAgent } from './agent.ts';
 import { requireBindgen } from './bindgen.ts';
-import { type Unit, readCaptures, readInputs, readVariables, unitsOf } from './capture.ts';
-import { type BuildScript, type CargoRun, runCargo } from './cargo.ts';
+import { type Unit, readCaptures, unitsOf } from './capture.ts';
+import { type CargoRun, runCargo } from './cargo.ts';
 import { askConfiguration } from './configuration.ts';
-import { DiagnosticError, filesNamed } from './diagnostic.ts';
+import { DiagnosticError } from './diagnostic.ts';
 import { linkProgram, removePrograms } from './executable.ts';
 import { bind, linksAlike, makeImage, readImage } from './image.ts';
 import type { Inquiry } from './inquiry.ts';
-import { askMetadata, cargoFiles, type CargoOptions, type Package, findPackage } from './package.ts';
-import { recall, remember } from './memory.ts';
-import { isFolder, modified, note, type Paths, preparePaths, readIfThere } from './paths.ts';
+import { Inputs } from './inputs.ts';
+import { askMetadata, type CargoOptions, type Package, findPackage } from './package.ts';
+import { note, type Paths, preparePaths, readIfThere } from './paths.ts';
 import type { Platform } from './platform.ts';
 import { standBy } from './process.ts';
-import { type RustcResult, runRustc } from './rustc.ts';
+import type { RustcResult } from './rustc.ts';
 import { copyLink, type Linked, readLinked } from './store.ts';
 import { type Linker, type Toolchain, linkerOf } from './rust.ts';
-import { type Watched, type Watcher, watch } from './watch.ts';
+import { buildUnits } from './units.ts';
 
 export interface BuildOptions extends CargoOptions {
   /** Memory of a wasm program to keep free for patches; undefined: none. */
@@ -121,35 +120,15 @@ const STATIC: Diagnostic = {
   hint: 'Leave out `-C target-feature=+crt-static` while developing.',
 };
 
-/** In place of a unit's key: only cargo knows what to do. */
-const CARGO = 'cargo';
-
 class CargoBuilder implements Builder {
   readonly #options: BuildOptions;
   readonly #toolchain: Toolchain;
   readonly #paths: Paths;
   #project: Project;
 
-  /** cargo has to run: at the start, and when what it was told may have changed. */
-  #stale = true;
+  readonly #inputs: Inputs;
   /** What was found when the builder was made has been used. */
   #hasRun = false;
-  /** Files changed since anything was built. */
-  readonly #edited = new Set<string>();
-  /** Keys of units that are out of date. */
-  readonly #dirty = new Set<string>();
-  /** Dependencies first; the last one is the program. */
-  #units: readonly Unit[] = [];
-  /** Which units (by key) have to be built again when a file changes, or `CARGO`, where rustc alone would not do. */
-  #readers = new Map<string, Set<string>>();
-  /** Files that the last errors are about, which need not be among the inputs: one that is missing, or cannot be parsed. */
-  #blamed: readonly string[] = [];
-  #buildScripts: readonly BuildScript[] = [];
-  /** What has been built: each file that went into it, and when that had been modified. */
-  readonly #built = new Map<string, number>();
-  /** Cargo.lock as cargo left it: writing it is no edit. */
-  #lock: string | undefined;
-
   #build: Build | undefined;
   readonly #links = new WeakMap<Build, Linked>();
   /** Their images may be served from their folders. */
@@ -159,7 +138,6 @@ class CargoBuilder implements Builder {
   #rest: Promise<unknown> = Promise.resolve();
   readonly #clearing: Promise<unknown>;
   #agentPath: Promise<string> | undefined;
-  #watcher: Watcher | undefined;
   readonly #warned = new Set<string>();
   readonly #closing = new AbortController();
 
@@ -168,6 +146,7 @@ class CargoBuilder implements Builder {
     this.#toolchain = toolchain;
     this.#project = project;
     this.#paths = preparePaths(options, project.package, toolchain);
+    this.#inputs = new Inputs(options.directory, this.#paths, project.package);
     // Hundreds of files each: beside the first build, not before it.
     this.#clearing = Promise.all(this.#paths.leftovers.map((path) => rm(path, { recursive: true, force: true }))).catch(
       (error: unknown) =>
@@ -197,7 +176,7 @@ class CargoBuilder implements Builder {
   }
 
   get environment(): Readonly<Record<string, string>> {
-    const given = Object.entries(this.#units.at(-1)?.environment ?? {});
+    const given = Object.entries(this.#inputs.units.at(-1)?.environment ?? {});
     return Object.fromEntries(given.filter(([name]) => /^(CARGO|CARGO_(MANIFEST|PKG)_.*|OUT_DIR)$/.test(name)));
   }
 
@@ -209,17 +188,17 @@ class CargoBuilder implements Builder {
     return this.#exclusive(signal, async (either) => {
       const last = this.#resume();
       if (last === undefined) return this.#runCargo(either);
-      return this.#dirty.size === 0 ? this.#finish(last, 0) : this.#runUnits(either);
+      return this.#inputs.isUpToDate ? this.#finish(last, 0) : this.#runUnits(either);
     });
   }
 
   update(edit: Edit, signal: AbortSignal): Promise<Build | BuildFailure> {
     // Noted at once, also when this build is aborted while it waits for the one before.
-    for (const path of edit.paths) this.#edited.add(path);
+    this.#inputs.note(edit.paths);
     return this.#exclusive(signal, async (either) => {
-      if (!this.#stale) this.#classify();
-      if (this.#stale) return this.#runCargo(either);
-      if (this.#dirty.size === 0 && this.#build) return this.#build;
+      this.#inputs.classify();
+      if (this.#inputs.isForCargo) return this.#runCargo(either);
+      if (this.#inputs.isUpToDate && this.#build) return this.#build;
       return this.#runUnits(either);
     });
   }
@@ -240,7 +219,8 @@ class CargoBuilder implements Builder {
   async earlier(): Promise<Earlier | undefined> {
     const [path, ...tools] = readIfThere(this.#paths.image)?.split('\n') ?? [];
     // Which files are whose is known when cargo had nothing to do.
-    if (path === undefined || this.#units.length === 0 || tools.join() !== this.#imageTools().join()) return undefined;
+    if (path === undefined || this.#inputs.units.length === 0 || tools.join() !== this.#imageTools().join())
+      return undefined;
     const folder = this.#own(path);
     if (folder === undefined) return undefined;
     const linked = this.#read(folder);
@@ -259,7 +239,7 @@ class CargoBuilder implements Builder {
 
   async executable(build: Build, rewrite: Rewrite, signal: AbortSignal): Promise<Executable> {
     const linked = this.#linkOf(build, 'native');
-    const root = this.#units.at(-1);
+    const root = this.#inputs.units.at(-1);
     if (!root) throw new Error('expected a unit that was linked');
     const run = {
       linker: this.#linker(),
@@ -332,135 +312,41 @@ class CargoBuilder implements Builder {
     });
   }
 
-  async watch(onEdit: (edit: Edit) => void): Promise<() => Promise<void>> {
-    const since = Date.now();
-    const watcher = await watch(this.#watched(), [this.#project.package.targetDirectory, this.#paths.target], onEdit);
-    this.#watcher = watcher;
-    // What became known meanwhile.
-    watcher.add(this.#watched(), since);
-    return () => watcher.close();
+  watch(onEdit: (edit: Edit) => void): Promise<() => Promise<void>> {
+    return this.#inputs.watch(onEdit);
   }
 
   async close(): Promise<void> {
     this.#closing.abort(new Error('the builder was closed'));
-    await this.#watcher?.close();
+    await this.#inputs.close();
     await this.#previous;
     await this.#rest;
     await this.#clearing;
   }
 
-  // ------------------------------------------------------------------------------------------------- what an edit touches
+  // -------------------------------------------------------------------------------------------------------------- cargo
 
-  #classify(): void {
-    for (const path of this.#edited) {
-      for (const key of this.#readers.get(path) ?? []) {
-        if (key === CARGO) this.#stale = true;
-        else this.#dirty.add(key);
-      }
-      if (this.#isForCargo(path)) this.#stale = true;
-    }
-    this.#edited.clear();
-  }
-
-  #isForCargo(path: string): boolean {
-    if (path === join(this.workspace, 'Cargo.lock')) return readIfThere(path) !== this.#lock;
-    if (cargoFiles(this.#options.directory, this.workspace).includes(path)) return true;
-    for (const { directory } of this.#project.package.editable)
-      // Files that mean something to cargo by their name alone, also when they appear.
-      if (['Cargo.toml', 'build.rs', 'src/lib.rs', 'src/main.rs'].some((name) => path === join(directory, name)))
-        if (basename(path) === 'Cargo.toml' || !this.#readers.has(path)) return true;
-    return this.#buildScripts.some(({ directory, inputs }) =>
-      (inputs ?? [directory]).some((input) => path === input || path.startsWith(input + sep)),
-    );
-  }
-
-  #watched(): Watched {
-    const folders = this.#project.package.editable.map((each) => each.directory);
-    const named = this.#buildScripts.flatMap((each) => each.inputs ?? []);
-    return {
-      folders: [...folders, ...named.filter(isFolder)],
-      files: [
-        ...cargoFiles(this.#options.directory, this.workspace),
-        ...this.#readers.keys(),
-        ...this.#blamed,
-        ...named.filter((path) => !isFolder(path)),
-      ],
-    };
-  }
-
-  // ------------------------------------------------------------------------------------------------- from start to start
-
-  /**
-   * Takes up where an earlier run left off: when nothing has changed that cargo would have to judge, rustc alone brings
-   * up to date what was edited since. Returns the folder of the last link; undefined when cargo has to run.
-   */
+  /** The folder of the link that an earlier start left, brought back; undefined when cargo has to run. */
   #resume(): string | undefined {
-    const built = recall(this.#paths.built) as Record<string, number> | undefined;
     const last = this.#lastLink();
-    if (built === undefined || last === undefined) return undefined;
+    if (last === undefined) return undefined;
     const captured = readCaptures(this.#paths.captures);
     const root = this.#rootOf(captured, last);
-    if (root === undefined) return undefined;
-    const units = unitsOf(root, captured);
-    const isThere = units.every(
-      (unit) =>
-        [...unit.outputs, ...unit.externs].every((path) => existsSync(path)) &&
-        readVariables(unit).every((name) => process.env[name] === unit.environment[name]),
-    );
-    if (!isThere) return undefined;
-    this.#units = units;
-    this.#lock = readIfThere(join(this.workspace, 'Cargo.lock'));
-    this.#readInputs(Date.now());
-    for (const [path, keys] of this.#readers) {
-      const time = built[path];
-      if (time !== undefined && time === modified(path)) this.#built.set(path, time);
-      else for (const key of keys) this.#dirty.add(key);
-    }
-    this.#stale = false;
+    if (root === undefined || !this.#inputs.resume(unitsOf(root, captured))) return undefined;
     this.#hasRun = true;
     return last;
   }
 
-  /**
-   * These files have been built as they were before the run, at `times`. A file that was not known then counts when it is
-   * older than the run.
-   */
-  #remember(files: Iterable<string>, times: ReadonlyMap<string, number>, startedAt: number): void {
-    for (const path of files) {
-      const time = times.get(path) ?? modified(path);
-      // A file's time may be some milliseconds behind the clock.
-      if (times.has(path) || time < startedAt - 10) this.#built.set(path, time);
-      else this.#built.delete(path);
-    }
-    // What a build script reads and does is cargo's to judge.
-    if (this.#buildScripts.length > 0) return rmSync(this.#paths.built, { force: true });
-    const forCargo = [...this.#readers].filter(([, keys]) => keys.has(CARGO)).map(([path]) => path);
-    const named = this.#project.package.editable.flatMap(({ directory }) => [
-      join(directory, 'Cargo.toml'),
-      ...['build.rs', 'src/lib.rs', 'src/main.rs'].map((name) => join(directory, name)),
-    ]);
-    const judged = [
-      ...cargoFiles(this.#options.directory, this.workspace),
-      ...named.filter((path) => !this.#readers.has(path)),
-      ...forCargo,
-    ];
-    remember(this.#paths.built, judged, Object.fromEntries(this.#built));
-  }
-
-  // -------------------------------------------------------------------------------------------------------------- cargo
-
   async #runCargo(signal: AbortSignal): Promise<Build | BuildFailure> {
     const started = performance.now();
     const startedAt = Date.now();
-    // cargo finds out for itself what changed until now. It stays responsible until it has succeeded.
-    this.#stale = true;
-    this.#edited.clear();
-    this.#dirty.clear();
+    this.#inputs.beginCargo();
     try {
       // Its manifest may have changed: features, dependencies, and with them wasm-bindgen's version.
       if (this.#hasRun) {
         const inquiry = ask(this.#options, this.#toolchain, signal);
         this.#project = await findProject(this.#options, this.#toolchain, inquiry);
+        this.#inputs.use(this.#project.package);
       }
     } catch (error) {
       if (!(error instanceof DiagnosticError)) throw error;
@@ -468,11 +354,7 @@ class CargoBuilder implements Builder {
     }
     this.#hasRun = true;
     const built = await this.#cargoBuild(started, startedAt, signal);
-    if (built.kind === 'built') {
-      this.#stale = false;
-      this.#built.clear();
-      this.#remember(this.#readers.keys(), new Map(), startedAt);
-    }
+    if (built.kind === 'built') this.#inputs.rememberAll(startedAt);
     return built;
   }
 
@@ -495,12 +377,11 @@ class CargoBuilder implements Builder {
     };
     const result = await runCargo(cargo, signal);
     const rustcMs = performance.now() - started;
-    this.#buildScripts = result.scripts;
-    this.#lock = readIfThere(join(this.workspace, 'Cargo.lock'));
+    this.#inputs.endCargo(result.scripts);
     this.#reportWarnings(result.warnings);
     if (!result.succeeded) {
       // What it could not build may have no inputs yet; what has been built names its own.
-      this.#readInputs(startedAt, result.errors);
+      this.#inputs.read(startedAt, result.errors);
       return { kind: 'failed', diagnostics: result.errors, rustcMs };
     }
     const captured = readCaptures(captures);
@@ -510,8 +391,7 @@ class CargoBuilder implements Builder {
     if (folder === undefined) throw new Error(`cargo built ${this.name}, but did not link it into ${store}`);
     const root = this.#rootOf(captured, folder);
     if (!root) throw new Error(`cargo built ${this.name}, but its call of rustc was not recorded in ${captures}`);
-    this.#units = unitsOf(root, captured);
-    this.#readInputs(startedAt);
+    this.#inputs.read(startedAt, [], unitsOf(root, captured));
     if (this.platform === 'native' && root.isStatic) return { kind: 'failed', diagnostics: [STATIC], rustcMs };
     return this.#finish(folder, rustcMs);
   }
@@ -533,58 +413,27 @@ class CargoBuilder implements Builder {
   async #runUnits(signal: AbortSignal): Promise<Build | BuildFailure> {
     const started = performance.now();
     const startedAt = Date.now();
-    const units = this.#outOfDate();
-    const inputs = units.flatMap(readInputs);
-    const times = new Map(inputs.map((path) => [path, modified(path)]));
-    // Remembered first: when this is aborted, those that have not been started are still out of date.
-    for (const unit of units) this.#dirty.add(unit.key);
+    const inputs = this.#inputs;
+    const { units, times } = inputs.outOfDate();
     const root = units.at(-1);
     if (!root) throw new Error('expected a unit to build');
     const store = this.#newStore();
-    const linked = makeGate();
     // Once the objects are there, an abort comes too late to save anything, and would cost rustc its caches.
     const untilLinked = new AbortController();
     const abort = (): void => untilLinked.abort(signal.reason);
     signal.addEventListener('abort', abort, { once: true });
-
-    const outputs = new Map(units.flatMap((unit) => unit.outputs).map((path) => [path, makeGate()]));
-    const build = async (unit: Unit): Promise<RustcResult | undefined> => {
-      let succeeded = false;
-      try {
-        // `.rmeta` for a library, which can start early; `.rlib` for what is linked.
-        const needed = await Promise.all(
-          unit.externs.map((path) => outputs.get(path)?.opened ?? Promise.resolve(true)),
-        );
-        if (needed.includes(false)) return undefined;
-        this.#dirty.delete(unit.key);
-        const result = await runRustc(
-          unit,
-          {
-            rustc: this.#toolchain.rustc,
-            prefix: this.#toolchain.prefix,
-            environment: { HOTSLOT_STORE: store, ...(unit === root && { HOTSLOT_NOTIFY: '1' }) },
-            onArtifact: (path) => outputs.get(path)?.open(true),
-            ...(unit === root && { onLinked: () => linked.open(true) }),
-          },
-          untilLinked.signal,
-        );
-        succeeded = result.succeeded;
-        return result;
-      } finally {
-        if (!succeeded) this.#dirty.add(unit.key);
-        for (const path of unit.outputs) outputs.get(path)?.open(succeeded);
-      }
-    };
-    // Settled as a whole: one that was killed must not leave another writing.
-    const all = Promise.allSettled(units.map(build)).then((ends) => {
-      standBy();
-      return ends.map((end) => {
-        if (end.status === 'rejected') throw end.reason;
-        return end.value;
-      });
-    });
+    const { linked, results: all } = buildUnits(
+      units,
+      {
+        toolchain: this.#toolchain,
+        store,
+        onBegin: (unit) => inputs.begin(unit),
+        onFail: (unit) => inputs.fail(unit),
+      },
+      untilLinked.signal,
+    );
     this.#rest = all.catch(() => undefined);
-    const isLinked = await Promise.race([linked.opened, all.then(() => false)]);
+    const isLinked = await linked;
     signal.removeEventListener('abort', abort);
     const rustcMs = performance.now() - started;
     // Both can happen at once: the word that all is linked was on its way when rustc was killed.
@@ -592,7 +441,7 @@ class CargoBuilder implements Builder {
     if (isLinked) {
       this.#rest = all.then((results) => {
         this.#expectSuccess(results, startedAt);
-        if (results.every((each) => each?.succeeded)) this.#remember(units.flatMap(readInputs), times, startedAt);
+        if (results.every((each) => each?.succeeded)) inputs.remember(units, times, startedAt);
       });
       return this.#finish(join(store, basename(root.linked)), rustcMs);
     }
@@ -602,32 +451,22 @@ class CargoBuilder implements Builder {
     const errors = results.flatMap((each) => each.errors);
     // Not about the source: an argument that no longer fits, a dependency that is gone. cargo puts that right, or says why.
     if (errors.every((each) => each.place === undefined)) return this.#runCargo(signal);
-    this.#readInputs(startedAt, errors);
+    inputs.read(startedAt, errors);
     return { kind: 'failed', diagnostics: errors, rustcMs };
   }
 
   /** rustc has delivered its objects; should it then fail after all, the next build does its work again. */
   #expectSuccess(results: readonly (RustcResult | undefined)[], startedAt: number): void {
     this.#reportWarnings(results.flatMap((each) => each?.warnings ?? []));
-    this.#readInputs(startedAt);
+    this.#inputs.read(startedAt);
     for (const error of results.flatMap((each) => each?.errors ?? []))
       this.#options.report({ event: 'log', level: 'error', text: `rustc failed after linking: ${error.text}` });
-  }
-
-  /** What is out of date and all that depends on it, in order. */
-  #outOfDate(): Unit[] {
-    const changed = new Set<string>();
-    return this.#units.filter((unit) => {
-      const affected = this.#dirty.has(unit.key) || unit.externs.some((path) => changed.has(path));
-      if (affected) for (const path of unit.outputs) changed.add(path);
-      return affected;
-    });
   }
 
   // ------------------------------------------------------------------------------------------------------------- results
 
   #read(folder: string): Linked {
-    const editable = new Set(this.#units.flatMap((unit) => unit.outputs).map((path) => basename(path)));
+    const editable = new Set(this.#inputs.units.flatMap((unit) => unit.outputs).map((path) => basename(path)));
     return readLinked(folder, editable, this.platform);
   }
 
@@ -638,24 +477,6 @@ class CargoBuilder implements Builder {
     this.#build = build;
     writeFileSync(this.#paths.last, folder);
     return build;
-  }
-
-  /** After a run that began at `startedAt`, and ended with these errors. */
-  #readInputs(startedAt: number, errors: readonly Diagnostic[] = []): void {
-    const readers = new Map<string, Set<string>>();
-    const add = (path: string, key: string): void => {
-      if (path.startsWith(this.#paths.target + sep)) return;
-      readers.set(path, (readers.get(path) ?? new Set()).add(key));
-    };
-    for (const unit of this.#units) for (const path of readInputs(unit)) add(path, unit.key);
-    for (const unit of readCaptures(this.#paths.captures))
-      if (unit.host) for (const path of readInputs(unit)) add(path, CARGO);
-    this.#readers = readers;
-    const bases = [this.workspace, ...this.#project.package.editable.map(({ directory }) => directory)];
-    this.#blamed = filesNamed(errors).flatMap((path) =>
-      isAbsolute(path) ? [path] : bases.map((base) => join(base, path)),
-    );
-    this.#watcher?.add(this.#watched(), startedAt);
   }
 
   /** Each once, as long as it stands: rustc repeats them in every run. */
@@ -670,7 +491,7 @@ class CargoBuilder implements Builder {
 
   /** The user's own linker, when they named one. */
   #linker(): Linker {
-    const own = this.#units.at(-1)?.linker;
+    const own = this.#inputs.units.at(-1)?.linker;
     if (own === undefined) return this.#toolchain.linker;
     return this.platform === 'wasm' ? linkerOf(own) : { program: own, prefix: [] };
   }
@@ -705,11 +526,4 @@ class CargoBuilder implements Builder {
     this.#previous = turn.catch(() => undefined);
     return turn;
   }
-}
-
-/** Something others wait for: done, or known never to be. The first word counts. */
-function makeGate(): { readonly opened: Promise<boolean>; readonly open: (done: boolean) => void } {
-  let open!: (done: boolean) => void;
-  const opened = new Promise<boolean>((resolve) => (open = resolve));
-  return { opened, open };
 }
