@@ -2,7 +2,7 @@
 // itself when the connection is lost. The page's HTML loads it first; the glue calls `prepare` and `install`.
 
 import { apply, openProgram, prepare as preparePatch, type Prepared, type Program } from './apply.ts';
-import { now, Thread } from './threads.ts';
+import { now, settle, Thread } from './threads.ts';
 import {
   type ClientMessage,
   type NoticeDiagnostic,
@@ -96,6 +96,8 @@ export function join(exports: WebAssembly.Exports, loaded: Loaded): () => void {
   });
   return () => joining.sync();
 }
+
+export { settle };
 
 /** When the instance exists and none of its functions has run. */
 export function install(exports: WebAssembly.Exports): void {

@@ -42,8 +42,8 @@ function hookThreads(glue: string, start: number, loaded: string): string {
   const settled = (text: string): string =>
     text.replace(/^async function __wbg_init\([^)]*\)\s*\{/m, (opening) => `${opening} await __hotslot_settle();`);
   return (
-    "import { prepare as __hotslot_prepare, join as __hotslot_join } from '/@hotslot/client.js'; " +
-    "import { settle as __hotslot_settle } from '/@hotslot/threads.js'; " +
+    'import { prepare as __hotslot_prepare, join as __hotslot_join, settle as __hotslot_settle } ' +
+    "from '/@hotslot/client.js'; " +
     `if (typeof document !== 'undefined') await __hotslot_prepare(${loaded}); ` +
     `${glue.slice(0, start)}const __hotslot_joined = __hotslot_join(wasm, ${loaded}); ` +
     `${glue.slice(start, end)} __hotslot_joined();${settled(glue.slice(end))}`
