@@ -41,7 +41,7 @@ export interface Backend<P extends Patch> {
   commit(patch: P): void;
   abandon(patch: P, reason: string): void;
   /** What a receipt's client is called in a message. */
-  nameOf(client: string): string;
+  nameOf(receipt: Receipt): string;
   tell(notice: Notice): void;
   close(): Promise<void>;
 }

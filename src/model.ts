@@ -290,9 +290,13 @@ export interface Refusal {
 // --------------------------------------------------------------------------------------------------------- deliver
 
 /** A client's answer to a patch: the version it runs now, or why not. */
-export type Receipt =
-  | { readonly client: string; readonly version: number; readonly applied: true; readonly applyMs: number }
-  | { readonly client: string; readonly version: number; readonly applied: false; readonly reason: string };
+export type Receipt = { readonly client: string; readonly kind?: ClientKind; readonly version: number } & (
+  | { readonly applied: true; readonly applyMs: number }
+  | { readonly applied: false; readonly reason: string }
+);
+
+/** What a wasm program runs in. */
+export type ClientKind = 'page' | 'worker' | 'worklet';
 
 /** What happened, as people, editors and tests read it: one line of `--json` each (docs/events.md). */
 export type Event = { /** Which of several programs it is about. */ readonly program?: string } & (
@@ -309,6 +313,9 @@ export type Event = { /** Which of several programs it is about. */ readonly pro
       /** From noticing the edit to the last receipt. */
       readonly totalMs: number;
       readonly clients: number;
+      /** How many of them are workers, and audio worklets; absent when none. */
+      readonly workers?: number;
+      readonly worklets?: number;
       readonly warnings: readonly Diagnostic[];
     }
   | {
@@ -343,7 +350,13 @@ export type Event = { /** Which of several programs it is about. */ readonly pro
       readonly ms: number;
     }
   | { readonly event: 'undo'; readonly version: number; readonly reason: string }
-  | { readonly event: 'client'; readonly client: string; readonly state: 'joined' | 'left'; readonly version: number }
+  | {
+      readonly event: 'client';
+      readonly client: string;
+      readonly kind: ClientKind;
+      readonly state: 'joined' | 'left';
+      readonly version: number;
+    }
   | {
       readonly event: 'log';
       readonly level: 'error' | 'warn' | 'info';

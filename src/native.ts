@@ -88,7 +88,7 @@ export class Native implements Backend<ElfPatch> {
     this.#program.abandon(patch, reason);
   }
 
-  nameOf(client: string): string {
+  nameOf({ client }: Receipt): string {
     return client;
   }
 

@@ -15,7 +15,7 @@ import { DiagnosticError } from './build/diagnostic.ts';
 import type { Inquiry } from './build/inquiry.ts';
 import { requireToolchain } from './build/toolchain.ts';
 import { collectGarbage } from './garbage.ts';
-import type { Build, BuildFailure, Edit, Event, Glue, Patch, Refusal } from './model.ts';
+import type { Build, BuildFailure, ClientKind, Edit, Event, Glue, Patch, Receipt, Refusal } from './model.ts';
 
 /** What to build, in cargo's words. */
 export interface Selection extends Omit<BuildOptions, 'arenaBytes' | 'report'> {
@@ -302,7 +302,7 @@ export class RunningSession<P extends Patch> implements Session {
       linker.abandon(outcome.draft);
       this.#isDelivering = false;
       this.#report({ event: 'undo', version: patch.version, reason: refused.reason });
-      const reason = `${this.#backend.nameOf(refused.client)} could not apply it: ${refused.reason}`;
+      const reason = `${this.#backend.nameOf(refused)} could not apply it: ${refused.reason}`;
       return this.#refuse(build, { reason, remedy: linker.remedy });
     }
 
@@ -411,13 +411,9 @@ export class RunningSession<P extends Patch> implements Session {
   }
 }
 
-function patchEvent(
-  patch: Patch,
-  edit: Edit,
-  build: Build,
-  linkMs: number,
-  receipts: readonly { readonly applied: boolean; readonly applyMs?: number }[],
-): Event {
+function patchEvent(patch: Patch, edit: Edit, build: Build, linkMs: number, receipts: readonly Receipt[]): Event {
+  const count = (kind: ClientKind): number => receipts.filter((receipt) => receipt.kind === kind).length;
+  const [workers, worklets] = [count('worker'), count('worklet')];
   return {
     event: 'patch',
     version: patch.version,
@@ -425,9 +421,11 @@ function patchEvent(
     bytes: sizeOf(patch),
     rustcMs: build.rustcMs,
     linkMs,
-    applyMs: Math.max(0, ...receipts.map(({ applyMs }) => applyMs ?? 0)),
+    applyMs: Math.max(0, ...receipts.map((receipt) => (receipt.applied ? receipt.applyMs : 0))),
     totalMs: performance.now() - edit.at,
     clients: receipts.length,
+    ...(workers > 0 && { workers }),
+    ...(worklets > 0 && { worklets }),
     warnings: patch.warnings,
   };
 }

@@ -40,6 +40,8 @@ export function openTerminal(options: TerminalOptions): Terminal {
   let drawn = 0;
   /** Programs that a failure leaves alone, and where each is: in pages, or in a process. */
   const running = new Map<string | undefined, 'page' | 'program'>();
+  /** Clients that joined. */
+  const kinds = new Map<string, keyof typeof LABELS>();
   /** Of several programs, the one that the event is about. */
   let about = '';
   /** Without a live line: which quarter of the build was last printed, and its text. */
@@ -110,7 +112,7 @@ export function openTerminal(options: TerminalOptions): Terminal {
       names(event.functions),
       bytes(event.bytes),
       `${duration(event.totalMs)} ${split}`,
-      ...(running.get(event.program) === 'program' ? [] : [pagesOf(event.clients)]),
+      ...(running.get(event.program) === 'program' ? [] : [clientsOf(event)]),
     ];
     line(colours.green, `Patch ${event.version}`, parts.join(colours.dim(' · ')));
     event.warnings.forEach(diagnostic);
@@ -166,10 +168,16 @@ export function openTerminal(options: TerminalOptions): Terminal {
       case 'undo':
         return line(colours.yellow, `Undo ${event.version}`, event.reason);
       case 'client':
-        return line(colours.dim, 'Page', colours.dim(`${event.client} ${event.state} at version ${event.version}`));
+        kinds.set(event.client, event.kind);
+        return line(
+          colours.dim,
+          LABELS[event.kind],
+          colours.dim(`${event.client} ${event.state} at version ${event.version}`),
+        );
       case 'log': {
         const paint = { error: colours.red, warn: colours.yellow, info: colours.dim }[event.level];
-        return line(paint, event.client === undefined ? 'Note' : 'Page', printable(event.text));
+        const label = event.client === undefined ? 'Note' : LABELS[kinds.get(event.client) ?? 'page'];
+        return line(paint, label, printable(event.text));
       }
       default:
         return unknown(event);
@@ -192,12 +200,20 @@ const REMEDY = {
   restart: 'The program goes on with the code it has. Restart it to run the new code.',
 } as const;
 
+const LABELS = { page: 'Page', worker: 'Worker', worklet: 'Worklet' } as const;
+
 function unknown(event: never): never {
   throw new Error(`no line for the event ${JSON.stringify(event)}`);
 }
 
-function pagesOf(clients: number): string {
-  return clients === 0 ? 'no page open' : counted(clients, 'page');
+function clientsOf({ clients, workers = 0, worklets = 0 }: Patched): string {
+  const kinds = [
+    [clients - workers - worklets, 'page'],
+    [workers, 'worker'],
+    [worklets, 'worklet'],
+  ] as const;
+  const present = kinds.filter(([count]) => count > 0).map(([count, kind]) => counted(count, kind));
+  return present.length === 0 ? 'no page open' : present.join(' + ');
 }
 
 /** `counter::label, counter::render +3 more`. */

@@ -140,8 +140,8 @@ export class Web implements Backend<WasmPatch> {
     this.#pages.abandon(patch, reason);
   }
 
-  nameOf(client: string): string {
-    return `page ${client}`;
+  nameOf({ client, kind = 'page' }: Receipt): string {
+    return `${kind} ${client}`;
   }
 
   tell(notice: Notice): void {

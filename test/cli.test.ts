@@ -249,8 +249,8 @@ describe('terminal', () => {
   test('pages, reloads, undone patches and what a page logs', () => {
     expect(
       print([
-        { event: 'client', client: 'a1', state: 'joined', version: 2 },
-        { event: 'client', client: 'a1', state: 'left', version: 2 },
+        { event: 'client', client: 'a1', kind: 'page', state: 'joined', version: 2 },
+        { event: 'client', client: 'a1', kind: 'page', state: 'left', version: 2 },
         { event: 'reload', reason: 'the program was linked anew', version: 4 },
         { event: 'undo', reason: 'RangeError: failed to grow table', version: 3 },
         { event: 'log', level: 'error', text: 'panicked at src/lib.rs:3:5:\nno\x1b[2J\x07 more\n', client: 'a1' },

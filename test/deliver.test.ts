@@ -448,7 +448,7 @@ describe('the program', () => {
     for (const path of ['/pkg/demo.js', '/www/pkg/demo.js', '/demo.js', '/demo.js?v=1']) {
       const glue = await ask(path);
       expect(glue).toMatchObject({ status: 200, headers: { 'content-type': 'text/javascript;charset=utf-8' } });
-      expect(glue.body).toContain('__hotslot_install(wasm)');
+      expect(glue.body).toContain('__hotslot_client.install(wasm, __hotslot_loaded)');
     }
     const module = await ask('/pkg/demo_bg.wasm');
     expect(module).toMatchObject({ status: 200, headers: { 'content-type': 'application/wasm' } });
@@ -499,11 +499,16 @@ describe('the program', () => {
 
 describe('glue', () => {
   test('the client comes in right before the start function, or after the exports without one', () => {
-    expect(hookGlue(base())).toMatch(/^import .*await __hotslot_prepare\(\{"base":"base-one","version":0\}\);/);
-    expect(hookGlue(base())).toMatch(/__hotslot_install\(wasm\); wasm\.__wbindgen_start\(\)/);
+    const hooked = hookGlue(base(), 'state/two');
+    expect(hooked).toMatch(
+      /^import .*\/journal\/state%2Ftwo\.js'.*\{"base":"base-one","version":0,.*\.load\(\w+\); if \(.*\) await \S*joined\(\);/,
+    );
+    expect(hooked).toMatch(/\.install\(wasm, __hotslot_loaded\); wasm\.__wbindgen_start\(\)/);
     const without = base({ glue: GLUE.replace('wasm.__wbindgen_start();', '') });
-    expect(hookGlue(without)).toMatch(/wasm = instance\.exports; __hotslot_install\(wasm\);/);
-    expect(hookGlue(base()).split('\n').length).toBe(GLUE.split('\n').length);
+    expect(hookGlue(without, '')).toMatch(
+      /wasm = instance\.exports; __hotslot_client\.install\(wasm, __hotslot_loaded\);/,
+    );
+    expect(hooked.split('\n').length).toBe(GLUE.split('\n').length);
   });
 
   test('text of another shape is an error that says what was expected', () => {
@@ -577,7 +582,7 @@ describe('the journal', () => {
     expect(await page.next()).toMatchObject({ type: 'patch', version: 1, previous: 'base-one', committed: true });
     expect(await page.next()).toMatchObject({ type: 'joined', version: 1 });
     expect(server.clients).toBe(1);
-    expect(events).toEqual([{ event: 'client', client: '1', state: 'joined', version: 1 }]);
+    expect(events).toEqual([{ event: 'client', client: '1', kind: 'page', state: 'joined', version: 1 }]);
   });
 
   test('every page answers once, and hears of the commit', async () => {
@@ -586,8 +591,8 @@ describe('the journal', () => {
     const receipts = server.deliver(first);
     for (const page of pages) accept(page, await nextPatch(page));
     expect(await receipts).toEqual([
-      { client: '1', version: 1, applied: true, applyMs: 1 },
-      { client: '2', version: 1, applied: true, applyMs: 1 },
+      { client: '1', kind: 'page', version: 1, applied: true, applyMs: 1 },
+      { client: '2', kind: 'page', version: 1, applied: true, applyMs: 1 },
     ]);
     server.commit(first);
     for (const page of pages) expect(await page.next()).toMatchObject({ type: 'commit' });
@@ -611,8 +616,8 @@ describe('the journal', () => {
     accept(early, await nextPatch(early));
     late.send({ type: 'receipt', state: pending.state, applied: false, reason: 'no room' });
     expect(await receipts).toEqual([
-      { client: '1', version: 2, applied: true, applyMs: 1 },
-      { client: '2', version: 1, applied: false, reason: 'no room' },
+      { client: '1', kind: 'page', version: 2, applied: true, applyMs: 1 },
+      { client: '2', kind: 'page', version: 1, applied: false, reason: 'no room' },
     ]);
     server.abandon(second, 'no room');
     expect(await early.next()).toMatchObject({ type: 'abandon', state: pending.state, reason: 'no room' });
@@ -645,7 +650,7 @@ describe('the journal', () => {
     await nextPatch(page);
     page.socket.close();
     expect(await receipts).toEqual([]);
-    expect(events.at(-1)).toEqual({ event: 'client', client: '1', state: 'left', version: 0 });
+    expect(events.at(-1)).toEqual({ event: 'client', client: '1', kind: 'page', state: 'left', version: 0 });
     expect(server.clients).toBe(0);
   });
 

@@ -78,7 +78,7 @@ class Rig {
       },
       commit: () => this.#reach('commit'),
       abandon: () => undefined,
-      nameOf: (client) => client,
+      nameOf: ({ client }) => client,
       tell: ({ type }) => this.told.push(type),
       close: async () => undefined,
     };

@@ -26,7 +26,7 @@ export interface Prepared {
 }
 
 /** wasm-bindgen's JavaScript as the server serves it for a patch. The result has one object per import module. */
-interface GlueModule {
+export interface GlueModule {
   __hotslot_bind(wasm: object): Record<string, Record<string, WebAssembly.ImportValue>>;
 }
 

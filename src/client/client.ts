@@ -1,15 +1,19 @@
-// In the page, or a worker: connects to the server, takes its patches into the program in order, answers each, and comes back by
-// itself when the connection is lost. The page's HTML loads it first; the glue calls `prepare` and `install`.
+// Where the program runs, be it a page, a worker or an audio worklet: takes the server's patches into the program in order,
+// answers each, and takes it back when it must. The page's HTML loads it first; the glue calls the rest.
 
-import { apply, openProgram, prepare as preparePatch, type Prepared, type Program } from './apply.ts';
-import { now, settle, Thread } from './threads.ts';
+import { apply, type GlueModule, openProgram, prepare, type Prepared } from './apply.ts';
+import { describe, forward, sentence, show, warn } from './complaints.ts';
+import { type Connection, connect, type Listener } from './connection.ts';
+import { now, Thread } from './threads.ts';
 import {
+  type ClientKind,
   type ClientMessage,
-  type NoticeDiagnostic,
+  type PatchFrame,
   type PatchHeader,
-  readPatch,
   type ServerMessage,
+  writePatch,
 } from './protocol.ts';
+import { connectPage, isWorklet, relayWorklets } from './worklet.ts';
 
 /** Where the program is. A patch leads from one position to the next. */
 interface Position {
@@ -17,64 +21,87 @@ interface Position {
   readonly state: string;
 }
 
-/** A patch this page has taken. Without a program to apply it to, it waits for `install`. */
+/** An instance, or the threads that share a memory: applies a patch, and says how to undo it. */
+type Instance = (patch: Prepared) => () => void;
+
 interface Taken {
   readonly patch: Prepared;
   readonly from: Position;
-  undo?: () => void;
+  /** Of each instance, as long as the patch is provisional. */
+  readonly undos: (() => void)[];
 }
 
-const FIRST_RETRY_MS = 250;
-const LAST_RETRY_MS = 4000;
+/** What the glue that was loaded belongs to. */
+interface Loaded {
+  readonly base: string;
+  readonly version: number;
+  /** All patches that there were when it was served. */
+  readonly journal: readonly Entry[];
+}
+
+interface Entry {
+  readonly header: PatchHeader;
+  /** Bytes as characters: nothing decodes Base64 everywhere. */
+  readonly module: string;
+  readonly glue?: GlueModule;
+}
+
 /** A program does not wait longer than this for a server that answers HTTP but not the socket. */
 const JOIN_TIMEOUT_MS = 5000;
 /** How long threads are waited for before it is told how many have not come by. */
 const THREADS_MS = 250;
-const LOGS_PER_SECOND = 20;
-const LOG_LENGTH = 8000;
 const RELOADED = 'hotslot:reloaded';
 
-const consoleError = console.error;
-/** A worker has none, and cannot reload: that is up to its page. */
+/** Workers and worklets have none, and cannot reload: that is up to their page. */
 const storage = typeof sessionStorage === 'undefined' ? undefined : sessionStorage;
+const kind: ClientKind = typeof document !== 'undefined' ? 'page' : isWorklet ? 'worklet' : 'worker';
+/** For what a worker wants of the pages. */
+const pages = typeof BroadcastChannel === 'undefined' ? undefined : new BroadcastChannel('hotslot');
 
-let socket: WebSocket | undefined;
+let connection: Connection | undefined;
 let base: string | undefined;
 let position: Position = { version: 0, state: '' };
-let program: Program | undefined;
-/** Of a program with threads: the one that this is, when it is the one that publishes. */
-let thread: Thread | undefined;
-let isConnecting = false;
-/** Taken before the program runs, in order. */
-let waiting: Taken[] = [];
+const instances: Instance[] = [];
+const threads: Thread[] = [];
+/** All patches since the base, for instances that are made later. */
+const history: Taken[] = [];
 /** The last patch taken, until everyone else has it too. */
 let provisional: Taken | undefined;
-/** One message after the other: a patch compiles asynchronously, and the next must find it applied. */
-let queue: Promise<void> = Promise.resolve();
-let joined: () => void = () => {};
+/** In a worklet: what the page had loaded for patches that will come, by their state. */
+const glues = new Map<string, GlueModule>();
+let onJoined: () => void = () => {};
+const whenJoined: Promise<void> = new Promise((resolve) => (onJoined = resolve));
 
 // ------------------------------------------------------------------------------------------------ called by the glue
 
-/** Before the glue's own code: resolves when everything `install` needs has arrived and is compiled. */
-export async function prepare(loaded: Loaded): Promise<void> {
-  load(loaded);
-  await new Promise<void>((resolve) => {
-    joined = resolve;
-    hello();
-    setTimeout(() => resolve(), JOIN_TIMEOUT_MS);
-  });
-}
-
-/** What the glue that the page loaded belongs to. */
-interface Loaded {
-  readonly base: string;
-  readonly version: number;
-}
-
-function load(loaded: Loaded): void {
+/**
+ * Before the glue's own code. In a worker nothing may be awaited before its own first lines, which expect messages. So the
+ * patches come along with the glue, and only what is newer by the connection.
+ */
+export function load(loaded: Loaded): void {
+  if (base !== undefined) return;
   base = loaded.base;
   position = { version: loaded.version, state: loaded.base };
-  if (!isConnecting) void connect(FIRST_RETRY_MS);
+  for (const { header, module, glue } of loaded.journal) {
+    const bytes = Uint8Array.from(module, (character) => character.charCodeAt(0));
+    const patch = {
+      header,
+      module: new WebAssembly.Module(bytes),
+      ...(glue && { glue }),
+      get frame() {
+        return writePatch(header, bytes).buffer;
+      },
+    };
+    remember({ patch, from: position, undos: [] });
+  }
+  connection ??= connectServer();
+  hello();
+}
+
+/** In a page, after `load`: resolves when the server has said all that is newer, so that no program starts too old. */
+export function joined(): Promise<void> {
+  setTimeout(onJoined, JOIN_TIMEOUT_MS);
+  return whenJoined;
 }
 
 /**
@@ -85,14 +112,8 @@ export function join(exports: WebAssembly.Exports, loaded: Loaded): () => void {
   const joining = new Thread(exports, () => {
     // The others take from the first one what is new, and hear of nothing themselves.
     if (!joining.claim()) return;
-    if (thread !== undefined) {
-      warn('this page runs the program twice; patches reach only the first one');
-      return;
-    }
-    thread = joining;
-    // In a worker it did not wait for the server: that would lose messages that the worker is about to get.
-    if (base === undefined) load(loaded);
-    enter(joining.program);
+    load(loaded);
+    if (enter((patch) => joining.publish(patch), loaded)) threads.push(joining);
   });
   return () => joining.sync();
 }
@@ -100,100 +121,68 @@ export function join(exports: WebAssembly.Exports, loaded: Loaded): () => void {
 export { settle };
 
 /** When the instance exists and none of its functions has run. */
-export function install(exports: WebAssembly.Exports): void {
-  if (program !== undefined) {
-    warn('this page runs the program twice; patches reach only the first one');
-    return;
-  }
-  enter(openProgram(exports));
+export function install(exports: WebAssembly.Exports, loaded: Loaded): void {
+  const program = openProgram(exports);
+  enter((patch) => apply(program, patch), loaded);
 }
 
-/** Brings the program to where the page is. */
-function enter(entered: Program): void {
-  program = entered;
-  for (const taken of waiting) {
+/** In a worklet, by a module that the page loads into it. */
+export function keepGlue(state: string, glue: GlueModule): void {
+  glues.set(state, glue);
+}
+
+/** Brings an instance to where the others are. */
+function enter(instance: Instance, loaded: Loaded): boolean {
+  if (loaded.base !== base) {
+    warn('this is another build of the program than the one that runs here already; it gets no patches');
+    return false;
+  }
+  for (const taken of history) {
     try {
-      taken.undo = change(program, taken.patch);
+      const undo = instance(taken.patch);
+      if (taken === provisional) taken.undos.push(undo);
     } catch (error) {
       throw new Error(`hotslot could not bring the program to version ${taken.patch.header.version}`, { cause: error });
     }
   }
-  waiting = [];
-}
-
-function change(changed: Program, patch: Prepared): () => void {
-  return thread === undefined ? apply(changed, patch) : thread.publish(patch);
-}
-
-// -------------------------------------------------------------------------------------------------------- connection
-
-async function connect(retryMs: number): Promise<void> {
-  isConnecting = true;
-  try {
-    const response = await fetch('/@hotslot/session', { cache: 'no-store' });
-    if (!response.ok) throw new Error(`/@hotslot/session: ${response.status}`);
-    const { token } = (await response.json()) as { token: string };
-    open(`${location.origin.replace(/^http/, 'ws')}/@hotslot/socket?token=${token}`, retryMs);
-  } catch {
-    // The server is away: nothing to tell the user that its terminal does not say.
-    retry(retryMs);
-  }
-}
-
-function retry(afterMs: number): void {
-  setTimeout(() => void connect(Math.min(afterMs * 2, LAST_RETRY_MS)), afterMs);
-}
-
-function open(url: string, retryMs: number): void {
-  const current = new WebSocket(url);
-  let nextRetryMs = retryMs;
-  current.binaryType = 'arraybuffer';
-  current.addEventListener('open', () => {
-    nextRetryMs = FIRST_RETRY_MS;
-    socket = current;
-    hello();
-  });
-  current.addEventListener('message', ({ data }: MessageEvent<string | ArrayBuffer>) => {
-    inOrder(() => receive(data));
-  });
-  current.addEventListener('close', () => {
-    inOrder(() => {
-      if (socket === current) socket = undefined;
-      // Whether the others kept it is unknown now. When they did, it comes again with the answer to `hello`.
-      if (provisional !== undefined) undo(provisional);
-      retry(nextRetryMs);
-    });
-  });
-}
-
-function inOrder(step: () => void | Promise<void>): void {
-  queue = queue.then(step).catch((error: unknown) => log('error', `hotslot's client failed: ${describe(error)}`));
-}
-
-function send(message: ClientMessage): void {
-  if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
-}
-
-function hello(): void {
-  if (base !== undefined) send({ type: 'hello', base, ...position });
+  instances.push(instance);
+  return true;
 }
 
 // ---------------------------------------------------------------------------------------------------------- messages
 
-async function receive(data: string | ArrayBuffer): Promise<void> {
-  if (typeof data !== 'string') {
-    const frame = readPatch(data);
-    send(await take(frame.header, () => preparePatch(frame)));
-    return;
-  }
-  const message = JSON.parse(data) as ServerMessage;
+const listener: Listener<never> = { opened: hello, received: receive, closed: goBack, patched: () => {} };
+
+function connectServer(): Connection {
+  const patched = ({ header, ...rest }: PatchFrame): Promise<void> => take(header, () => prepare({ header, ...rest }));
+  return connect({ ...listener, patched });
+}
+
+function connectWorklet(): Connection {
+  const patched = (patch: Omit<Prepared, 'glue'>): Promise<void> =>
+    take(patch.header, () => {
+      const glue = glues.get(patch.header.state);
+      return { ...patch, ...(glue && { glue }) };
+    });
+  return connectPage({ ...listener, patched });
+}
+
+function send(message: ClientMessage): void {
+  connection?.send(message);
+}
+
+function hello(): void {
+  if (base !== undefined) send({ type: 'hello', base, kind, ...position });
+}
+
+function receive(message: ServerMessage): void {
   switch (message.type) {
     case 'joined':
       storage?.removeItem(RELOADED);
-      joined();
+      onJoined();
       break;
     case 'commit':
-      if (provisional?.patch.header.state === message.state) provisional = undefined;
+      if (provisional?.patch.header.state === message.state) settle();
       break;
     case 'abandon':
       if (provisional?.patch.header.state === message.state) {
@@ -202,13 +191,15 @@ async function receive(data: string | ArrayBuffer): Promise<void> {
       }
       break;
     case 'reload':
-      reload(message.target, message.reason);
+      reload(message);
       break;
     case 'failed':
-      for (const diagnostic of message.diagnostics) consoleError.call(console, `[hotslot] ${sentence(diagnostic)}`);
+      // Workers have the console of their page.
+      if (kind !== 'page') break;
+      for (const diagnostic of message.diagnostics) show(sentence(diagnostic));
       break;
     case 'refused':
-      warn(`${message.reason} (needs a ${message.remedy})`);
+      if (kind === 'page') warn(`${message.reason} (needs a ${message.remedy})`);
       break;
     case 'ok':
     case 'patch':
@@ -217,27 +208,42 @@ async function receive(data: string | ArrayBuffer): Promise<void> {
 }
 
 /** All or nothing; the answer says which. */
-async function take(header: PatchHeader, compile: () => Promise<Prepared>): Promise<ClientMessage> {
+async function take(header: PatchHeader, compile: () => Prepared | Promise<Prepared>): Promise<void> {
   try {
     check(header);
-    const taken: Taken = { patch: await compile(), from: position };
-    const startedAt = performance.now();
-    if (program === undefined) waiting.push(taken);
-    else taken.undo = change(program, taken.patch);
-    const applyMs = performance.now() - startedAt;
-    position = { version: header.version, state: header.state };
-    provisional = header.committed ? undefined : taken;
+    const taken: Taken = { patch: await compile(), from: position, undos: [] };
+    const startedAt = now();
+    change(taken);
+    const applyMs = now() - startedAt;
+    remember(taken);
+    if (header.committed) settle();
+    else provisional = taken;
     console.debug(`[hotslot] version ${header.version}: ${header.functions.join(', ')}`);
-    globalThis.dispatchEvent(new CustomEvent('hotslot:patch', { detail: { version: header.version } }));
-    if (thread !== undefined) void tell(thread, header, now());
-    return { type: 'receipt', state: header.state, applied: true, applyMs };
+    announce('hotslot:patch');
+    for (const thread of threads) void tell(thread, header, now());
+    send({ type: 'receipt', state: header.state, applied: true, applyMs });
   } catch (error) {
-    return { type: 'receipt', state: header.state, applied: false, reason: describe(error) };
+    send({ type: 'receipt', state: header.state, applied: false, reason: describe(error) });
   }
+}
+
+/** In all instances, or in none. */
+function change({ patch, undos }: Taken): void {
+  try {
+    for (const instance of instances) undos.push(instance(patch));
+  } catch (error) {
+    takeBack(undos);
+    throw error;
+  }
+}
+
+function takeBack(undos: (() => void)[]): void {
+  for (const each of undos.splice(0).toReversed()) each();
 }
 
 /** The other threads take a patch when they next call something, if they do. */
 async function tell(publisher: Thread, { version, state }: PatchHeader, since: number): Promise<void> {
+  if (isWorklet) return;
   while (!publisher.isTakenByAll && now() - since < THREADS_MS && position.state === state)
     await new Promise((resolve) => setTimeout(resolve, 1));
   const { workers, behind, failed, takenAt } = await publisher.tally();
@@ -247,83 +253,57 @@ async function tell(publisher: Thread, { version, state }: PatchHeader, since: n
 }
 
 function check({ base: of, version, previous }: PatchHeader): void {
-  if (of !== base) throw new Error(`the patch is for base ${of}, this page loaded ${base ?? 'none'}`);
+  const here = `this ${kind}`;
+  if (of !== base) throw new Error(`the patch is for base ${of}, ${here} loaded ${base ?? 'none'}`);
   if (version !== position.version + 1) {
-    throw new Error(`the patch makes version ${version}, this page is at ${position.version}`);
+    throw new Error(`the patch makes version ${version}, ${here} is at ${position.version}`);
   }
   if (previous !== position.state) throw new Error(`the patch follows another version ${position.version}`);
 }
 
+function remember(taken: Taken): void {
+  const { version, state } = taken.patch.header;
+  history.push(taken);
+  position = { version, state };
+}
+
+/** Nobody will ask for the last patch to be undone. */
+function settle(): void {
+  history.at(-1)?.undos.splice(0);
+  provisional = undefined;
+}
+
 function undo(taken: Taken): void {
-  if (taken.undo === undefined) waiting = waiting.filter((other) => other !== taken);
-  else taken.undo();
+  takeBack(taken.undos);
+  history.pop();
   position = taken.from;
   provisional = undefined;
-  globalThis.dispatchEvent(new CustomEvent('hotslot:undo', { detail: { version: position.version } }));
+  announce('hotslot:undo');
+}
+
+/** Whether the others kept it is unknown now. When they did, it comes again with the answer to `hello`. */
+function goBack(): void {
+  if (provisional !== undefined) undo(provisional);
+}
+
+function announce(type: string): void {
+  if (isWorklet) return;
+  globalThis.dispatchEvent(new CustomEvent(type, { detail: { version: position.version } }));
 }
 
 /** Once for each target: a page that comes back with the old program after all must not go round in circles. */
-function reload(target: string, reason: string): void {
+function reload({ target, reason }: Pick<ServerMessage & { type: 'reload' }, 'target' | 'reason'>): void {
   if (storage === undefined) {
-    warn(`${reason}; this worker needs its page to reload`);
-    joined();
-    return;
+    warn(`${reason}; this ${kind} needs its page to reload`);
+    pages?.postMessage({ target, reason });
+  } else if (storage.getItem(RELOADED) === target) {
+    show(`reloading did not help: ${reason}. Is an old copy of the program served or cached?`);
+    onJoined();
+  } else {
+    storage.setItem(RELOADED, target);
+    location.reload();
   }
-  if (storage.getItem(RELOADED) === target) {
-    consoleError.call(
-      console,
-      `[hotslot] reloading did not help: ${reason}. Is an old copy of the program served or cached?`,
-    );
-    joined();
-    return;
-  }
-  storage.setItem(RELOADED, target);
-  location.reload();
 }
-
-// -------------------------------------------------------------------------------------------------------------- logs
-
-let logged = 0;
-
-function log(level: 'error' | 'warn' | 'info', text: string): void {
-  if (logged === 0) setTimeout(() => (logged = 0), 1000);
-  logged += 1;
-  if (logged < LOGS_PER_SECOND) send({ type: 'log', level, text: text.slice(0, LOG_LENGTH) });
-  else if (logged === LOGS_PER_SECOND)
-    send({ type: 'log', level: 'warn', text: 'more errors in this second, not shown' });
-}
-
-function warn(text: string): void {
-  console.warn(`[hotslot] ${text}`);
-}
-
-function describe(value: unknown): string {
-  if (!(value instanceof Error)) return typeof value === 'string' ? value : String(value);
-  const text = `${value.name}: ${value.message}`;
-  return value.cause === undefined ? text : `${text} (${describe(value.cause)})`;
-}
-
-function sentence({ severity, code, text, place, hint }: NoticeDiagnostic): string {
-  const at = place === undefined ? '' : `\n  --> ${place.path}:${place.line}:${place.column}`;
-  return `${severity}${code === undefined ? '' : `[${code}]`}: ${text}${at}${hint === undefined ? '' : `\n  ${hint}`}`;
-}
-
-globalThis.addEventListener('error', (event) => {
-  log('error', event.error instanceof Error ? (event.error.stack ?? describe(event.error)) : event.message);
-});
-globalThis.addEventListener('unhandledrejection', ({ reason }) => {
-  log(
-    'error',
-    `unhandled rejection: ${reason instanceof Error ? (reason.stack ?? describe(reason)) : describe(reason)}`,
-  );
-});
-// Where panics go. A proxy keeps everything about the function as it was, but for the copy sent to the server.
-console.error = new Proxy(consoleError, {
-  apply: (target, self, args: unknown[]) => {
-    log('error', args.map((arg) => describe(arg)).join(' '));
-    return Reflect.apply(target, self, args) as unknown;
-  },
-});
 
 // ------------------------------------------------------------------------------------------------------------- start
 
@@ -344,5 +324,14 @@ Object.defineProperty(globalThis, '__hotslot', {
   } satisfies Inspection,
 });
 
+forward(send);
 // In a worker, only when the program there turns out to be one of its own.
-if (typeof document !== 'undefined') void connect(FIRST_RETRY_MS);
+if (kind === 'worklet') connection = connectWorklet();
+if (kind === 'page') {
+  connection = connectServer();
+  relayWorklets(reload);
+  pages?.addEventListener('message', ({ data }: MessageEvent<Parameters<typeof reload>[0]>) => {
+    // A page that runs the program is told by the server.
+    if (base === undefined) reload(data);
+  });
+}

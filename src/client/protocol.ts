@@ -10,11 +10,16 @@
 // A patch is applied at once but stays provisional until `commit`. A page that loses the server, or is told `abandon`,
 // goes back to the last committed state. So whatever a page says in `hello` was agreed by everyone.
 
+/** What the program runs in. */
+export type ClientKind = 'page' | 'worker' | 'worklet';
+
 export type ClientMessage =
   | {
       readonly type: 'hello';
-      /** The base that the page loaded, and where it is now. */
+      /** The base that was loaded, and where it is now. */
       readonly base: string;
+      /** A page, when it does not say. */
+      readonly kind?: ClientKind;
       readonly version: number;
       readonly state: string;
     }

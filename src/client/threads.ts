@@ -42,7 +42,9 @@ const lock: { readonly number: number; isHeld: boolean; onHeld: () => void } = {
 };
 
 const asked: Promise<void> = new Promise((settled) => {
-  if (typeof document !== 'undefined' || navigator.locks === undefined) return settled();
+  // An audio worklet has not even a navigator.
+  if (typeof document !== 'undefined' || typeof navigator === 'undefined') return settled();
+  if (navigator.locks === undefined) return settled();
   const hold = (): Promise<never> => {
     lock.isHeld = true;
     lock.onHeld();
@@ -243,8 +245,9 @@ export class Thread {
   }
 }
 
-/** Milliseconds since 1970, by a clock that all threads of a page read alike. */
+/** Milliseconds since 1970, by a clock that all threads of a page read alike; an audio worklet has a coarser one. */
 export function now(): number {
+  if (typeof performance === 'undefined') return Date.now();
   return performance.timeOrigin + performance.now();
 }
 

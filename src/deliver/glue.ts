@@ -1,14 +1,16 @@
 // wasm-bindgen's JavaScript (`--target web`) in; the same with the page's client hooked in out. Text only, and only at
 // the one place where the instance exists and nothing of it has run.
 
+import type { PatchFrame } from '../client/protocol.ts';
 import type { Base } from './server.ts';
 
 /**
- * The glue of a base. Its first line waits until the client has everything to bring the program to the current
- * version; when the instance exists, the client gets it before the program's first function runs. Lines keep their
- * numbers. Throws when the text is not what wasm-bindgen writes.
+ * The glue of a base. Its first line gives the client what it needs to bring the program to `state`, the journal's last;
+ * when the instance exists, the client gets it before the program's first function runs. Lines keep their numbers.
+ * A page also waits for what is newer. A worker must not wait for anything: its own first lines, which run after these,
+ * expect messages that are on their way. Throws when the text is not what wasm-bindgen writes.
  */
-export function hookGlue(base: Base): string {
+export function hookGlue(base: Base, state: string): string {
   const { glue, id, version } = base;
   const opening = /^function __wbg_finalize_init\([^)]*\)\s*\{/m.exec(glue);
   const from = opening === null ? -1 : opening.index + opening[0].length;
@@ -23,30 +25,51 @@ export function hookGlue(base: Base): string {
         '`wasm.__wbindgen_start(` in it, as `wasm-bindgen --target web` writes',
     );
   }
-  const loaded = JSON.stringify({ base: id, version });
-  if (base.isThreaded === true) return hookThreads(glue, from + start, loaded);
+  const loaded = JSON.stringify({ base: id, version }).slice(0, -1);
+  const opened =
+    "import * as __hotslot_client from '/@hotslot/client.js'; " +
+    `import __hotslot_journal from '/@hotslot/journal/${encodeURIComponent(state)}.js'; ` +
+    `const __hotslot_loaded = ${loaded},"journal":__hotslot_journal}; `;
+  const wait = "if (typeof document !== 'undefined') await __hotslot_client.joined(); ";
+  if (base.isThreaded === true) return opened + hookThreads(glue, from + start, wait);
   return (
-    "import { prepare as __hotslot_prepare, install as __hotslot_install } from '/@hotslot/client.js'; " +
-    `await __hotslot_prepare(${loaded}); ` +
-    `${glue.slice(0, from + at)} __hotslot_install(wasm); ${glue.slice(from + at)}`
+    `${opened}__hotslot_client.load(__hotslot_loaded); ${wait}` +
+    `${glue.slice(0, from + at)} __hotslot_client.install(wasm, __hotslot_loaded); ${glue.slice(from + at)}`
   );
 }
 
-/**
- * With threads, which run the same glue in workers: there nothing may be awaited before the worker's own first lines,
- * which expect messages. `start`: where `wasm.__wbindgen_start(` is.
- */
-function hookThreads(glue: string, start: number, loaded: string): string {
+/** With threads, which run the same glue in workers, and take patches from memory. `start`: of `wasm.__wbindgen_start(`. */
+function hookThreads(glue: string, start: number, wait: string): string {
   const end = glue.indexOf(';', start) + 1;
   // It is asynchronous itself.
   const settled = (text: string): string =>
     text.replace(/^async function __wbg_init\([^)]*\)\s*\{/m, (opening) => `${opening} await __hotslot_settle();`);
   return (
-    'import { prepare as __hotslot_prepare, join as __hotslot_join, settle as __hotslot_settle } ' +
-    "from '/@hotslot/client.js'; " +
-    `if (typeof document !== 'undefined') await __hotslot_prepare(${loaded}); ` +
-    `${glue.slice(0, start)}const __hotslot_joined = __hotslot_join(wasm, ${loaded}); ` +
+    "import { settle as __hotslot_settle } from '/@hotslot/threads.js'; " +
+    `if (typeof document !== 'undefined') __hotslot_client.load(__hotslot_loaded); ${wait}` +
+    `${glue.slice(0, start)}const __hotslot_joined = __hotslot_client.join(wasm, __hotslot_loaded); ` +
     `${glue.slice(start, end)} __hotslot_joined();${settled(glue.slice(end))}`
+  );
+}
+
+/** A module with patches and the glue that came with them, each as the client expects it of `load`. */
+export function journalModule(patches: readonly PatchFrame[]): string {
+  const imports: string[] = [];
+  const entries = patches.map(({ header, module }, index) => {
+    const text = Buffer.from(module.buffer, module.byteOffset, module.length).toString('latin1');
+    const fields = `"header":${JSON.stringify(header)},"module":${JSON.stringify(text)}`;
+    if (header.glue === undefined) return `{${fields}}`;
+    imports.push(`import * as glue${index} from ${JSON.stringify(header.glue.url)};\n`);
+    return `{${fields},"glue":glue${index}}`;
+  });
+  return `${imports.join('')}export default [${entries.join(',\n')}];\n`;
+}
+
+/** A module that gives the glue of a patch to the client of the worklet it is loaded into. */
+export function workletModule(url: string, state: string): string {
+  return (
+    `import { keepGlue } from '/@hotslot/client.js';\nimport * as glue from ${JSON.stringify(url)};\n` +
+    `keepGlue(${JSON.stringify(state)}, glue);\n`
   );
 }
 

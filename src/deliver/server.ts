@@ -2,7 +2,7 @@
 // server is here; who may ask is in access.ts, files in files.ts, pages that are open in socket.ts.
 //
 // Where things are:
-//   /@hotslot/…            the client, the socket, the glue of patches: for pages of this origin only
+//   /@hotslot/…            the client, the socket, the journal, the glue of patches: for pages of this origin only
 //   …/pkg/NAME.js, …       the program, wherever the page looks for it; also /NAME.js when no file has that name
 //   /                      public/ of the crate, then the crate's folder
 
@@ -18,7 +18,7 @@ import type { Notice } from '../client/protocol.ts';
 import type { Event, WasmPatch, Receipt } from '../model.ts';
 import { checkHost, checkOrigin, checkSite, type Denial, readPath } from './access.ts';
 import { type Files, openFiles } from './files.ts';
-import { bindGlue, hookGlue } from './glue.ts';
+import { bindGlue, hookGlue, journalModule, workletModule } from './glue.ts';
 import { completePage, defaultPage, scriptReferences } from './pages.ts';
 import { Clients } from './socket.ts';
 
@@ -80,7 +80,16 @@ const PORTS_TO_TRY = 100;
 const SCRIPTS_TO_READ = 100;
 const SCRIPT = 'text/javascript;charset=utf-8';
 const PAGE = 'text/html;charset=utf-8';
-const CLIENT_MODULES: readonly string[] = ['client.js', 'apply.js', 'threads.js', 'journal.js', 'protocol.js'];
+const CLIENT_MODULES: readonly string[] = [
+  'client.js',
+  'apply.js',
+  'complaints.js',
+  'connection.js',
+  'journal.js',
+  'protocol.js',
+  'threads.js',
+  'worklet.js',
+];
 /** Compiled, also when this file runs from its source (as the tests do). */
 const CLIENT_DIRECTORY: string = fileURLToPath(
   new URL(import.meta.url.endsWith('.ts') ? '../../dist/client/' : '../client/', import.meta.url),
@@ -93,7 +102,6 @@ export async function startServer(options: ServerOptions): Promise<Server> {
   const files = openFiles(root);
   const sockets = new WebSocketServer({ noServer: true, maxPayload: MAX_MESSAGE_BYTES });
   let base: Base | undefined;
-  let hookedGlue = '';
 
   const http = createServer((request, response) => {
     answer(request, response).catch((error: unknown) => {
@@ -168,7 +176,15 @@ export async function startServer(options: ServerOptions): Promise<Server> {
       response.setHeader('Upgrade', 'websocket');
       return reply(response, 426, 'expected a WebSocket');
     }
-    const glue = first === 'glue' ? clients.glue(state) : undefined;
+    if (path.length === 2 && first === 'journal') {
+      return reply(response, 200, journalModule(clients.journal(state.replace(/\.js$/, ''))), SCRIPT);
+    }
+    if (path.length === 2 && first === 'worklet') {
+      const { header } = clients.find(state.replace(/\.js$/, '')) ?? {};
+      if (header?.glue === undefined) return reply(response, 404, 'not found');
+      return reply(response, 200, workletModule(header.glue.url, header.state), SCRIPT);
+    }
+    const glue = first === 'glue' ? clients.find(state)?.patch.glue : undefined;
     if (glue === undefined) return reply(response, 404, 'not found');
     if (rest.join('/') !== glue.file) return sendSnippet(response, glue.directory, rest);
     const text = await readFile(join(glue.directory, glue.file), 'utf8');
@@ -209,7 +225,7 @@ export async function startServer(options: ServerOptions): Promise<Server> {
     if (base === undefined) {
       reply(response, 503, 'the program is not built yet');
     } else if (isGlue) {
-      reply(response, 200, hookedGlue, SCRIPT);
+      reply(response, 200, hookGlue(base, clients.state), SCRIPT);
     } else if (isModule) {
       const tag = `"${encodeURIComponent(base.id)}"`;
       response.setHeader('ETag', tag);
@@ -246,7 +262,8 @@ export async function startServer(options: ServerOptions): Promise<Server> {
       return clients.size;
     },
     publish(next) {
-      hookedGlue = hookGlue(next);
+      // To hear early of glue that is not understood.
+      hookGlue(next, next.id);
       base = next;
       clients.publish(next);
     },

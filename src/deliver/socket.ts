@@ -4,8 +4,10 @@
 import { createHash } from 'node:crypto';
 import type { WebSocket } from 'ws';
 import {
+  type ClientKind,
   type ClientMessage,
   type Notice,
+  type PatchFrame,
   type PatchHeader,
   type ServerMessage,
   writePatch,
@@ -14,6 +16,8 @@ import type { Event, WasmPatch, Receipt } from '../model.ts';
 
 /** A page that says nothing for this long after a patch is asleep: frozen in the background, or held by a debugger. */
 const SILENCE_MS = 10_000;
+/** A worker or a worklet that says nothing for this long is busy, as it may be for minutes; it gets to the patch later. */
+const BUSY_MS = 1000;
 /** A page that does not even answer a ping in this time is gone (a laptop lid, a lost network). */
 const HEARTBEAT_MS = 5000;
 /** More than this not yet sent to a page, and it is not reading. */
@@ -23,6 +27,7 @@ interface Client {
   readonly id: string;
   readonly socket: WebSocket;
   alive: boolean;
+  kind: ClientKind;
   /** Where the page is, by its `hello` and its receipts; undefined for a page without the program. */
   at?: { readonly base: string; readonly version: number; readonly state: string };
   /** It gets patches: `hello` was answered and it was not told to reload. */
@@ -38,6 +43,8 @@ interface Pending {
   readonly entry: Entry;
   readonly receipts: Receipt[];
   readonly waiting: Map<Client, NodeJS.Timeout>;
+  /** Those that nobody waits for any more, and that have not said no. */
+  readonly busy: Set<Client>;
   readonly settle: () => void;
 }
 
@@ -67,10 +74,24 @@ export class Clients {
     return [...this.#clients].filter(({ joined }) => joined).length;
   }
 
-  /** Glue of a patch by its state, as pages ask for it. */
-  glue(state: string): WasmPatch['glue'] {
+  /** A patch by its state, also one that is not committed: pages ask for its glue. */
+  find(state: string): Entry | undefined {
     const entries = this.#pending === undefined ? this.#journal : [...this.#journal, this.#pending.entry];
-    return entries.find(({ header }) => header.state === state)?.patch.glue;
+    return entries.find(({ header }) => header.state === state);
+  }
+
+  /** What a page runs that has the whole journal. */
+  get state(): string {
+    return this.#head().state;
+  }
+
+  /** The patches that lead to `state`; none when it is unknown. */
+  journal(state: string): readonly PatchFrame[] {
+    const reached = this.#journal.findIndex(({ header }) => header.state === state);
+    return this.#journal.slice(0, reached + 1).map(({ header, patch }) => ({
+      header: { ...header, committed: true },
+      module: Uint8Array.from(patch.module),
+    }));
   }
 
   publish(base: Origin): void {
@@ -97,7 +118,7 @@ export class Clients {
         waiting.clear();
         resolve([...receipts]);
       };
-      const pending = { entry, receipts, waiting, settle };
+      const pending = { entry, receipts, waiting, busy: new Set<Client>(), settle };
       this.#pending = pending;
       for (const client of this.#clients) if (client.joined) this.#sendPending(client, pending);
       if (waiting.size === 0) settle();
@@ -105,8 +126,8 @@ export class Clients {
   }
 
   commit(patch: WasmPatch): void {
-    // Pages that joined after `deliver` resolved; if one of them refuses, it reloads.
-    const late = new Set(this.#pending?.waiting.keys());
+    // Those that joined after `deliver` resolved, and those that are busy; if one of them refuses, it reloads.
+    const late = new Set([...(this.#pending?.waiting.keys() ?? []), ...(this.#pending?.busy ?? [])]);
     const { entry } = this.#takePending(patch);
     const { state } = entry.header;
     this.#journal.push(entry);
@@ -135,7 +156,7 @@ export class Clients {
   /** Takes over a socket that has been let in. */
   add(socket: WebSocket): void {
     this.#count += 1;
-    const client: Client = { id: String(this.#count), socket, alive: true, joined: false };
+    const client: Client = { id: String(this.#count), socket, alive: true, kind: 'page', joined: false };
     this.#clients.add(client);
     socket.on('pong', () => (client.alive = true));
     // `close` follows.
@@ -158,6 +179,7 @@ export class Clients {
   #receive(client: Client, message: ClientMessage): void {
     switch (message.type) {
       case 'hello':
+        client.kind = message.kind ?? 'page';
         client.at = { base: message.base, version: message.version, state: message.state };
         if (this.#base !== undefined) this.#join(client);
         break;
@@ -192,18 +214,25 @@ export class Clients {
     const { version, state } = this.#head();
     client.at = { base: base.id, version, state };
     this.#send(client, { type: 'joined', client: client.id, version });
-    if (!client.joined) this.#report({ event: 'client', client: client.id, state: 'joined', version });
+    if (!client.joined) this.#tell(client, 'joined');
     client.joined = true;
     if (this.#pending !== undefined) this.#sendPending(client, this.#pending);
   }
 
   #sendPending(client: Client, pending: Pending): void {
+    const wait = client.kind === 'page' ? SILENCE_MS : BUSY_MS;
     const timer = setTimeout(() => {
+      if (client.kind !== 'page') {
+        pending.busy.add(client);
+        const { version } = pending.entry.header;
+        this.#log(client, 'info', `this ${client.kind} is busy; it takes version ${version} when it gets to it`);
+        return this.#stopWaiting(client, pending);
+      }
       this.#log(client, 'warn', `no answer within ${SILENCE_MS / 1000} seconds; it gets the patch when it is back`);
       // Nobody waits for it any more. When it wakes up it finds the connection closed and takes its uncommitted patch
       // back; then it connects again, and gets what it lacks.
-      client.socket.terminate();
-    }, SILENCE_MS);
+      return client.socket.terminate();
+    }, wait);
     pending.waiting.set(client, timer);
     this.#sendBytes(client, writePatch({ ...pending.entry.header, committed: false }, pending.entry.patch.module));
   }
@@ -240,35 +269,35 @@ export class Clients {
   }
 
   #answer(client: Client, pending: Pending, answer: ClientMessage & { type: 'receipt' }): void {
-    clearTimeout(pending.waiting.get(client));
-    if (!pending.waiting.delete(client)) return;
+    const wasBusy = pending.busy.delete(client);
+    if (!wasBusy && !pending.waiting.has(client)) return;
+    if (answer.applied && client.at !== undefined) client.at = { ...client.at, ...positionAfter(pending.entry) };
+    if (wasBusy) return;
     const { version } = pending.entry.header;
-    if (answer.applied) {
-      if (client.at !== undefined) client.at = { ...client.at, ...positionAfter(pending.entry) };
-      pending.receipts.push({ client: client.id, version, applied: true, applyMs: answer.applyMs });
-    } else {
-      pending.receipts.push({ client: client.id, version: version - 1, applied: false, reason: answer.reason });
-    }
-    if (pending.waiting.size === 0) pending.settle();
+    const { id, kind } = client;
+    pending.receipts.push(
+      answer.applied
+        ? { client: id, kind, version, applied: true, applyMs: answer.applyMs }
+        : { client: id, kind, version: version - 1, applied: false, reason: answer.reason },
+    );
+    this.#stopWaiting(client, pending);
   }
 
   #remove(client: Client): void {
     this.#clients.delete(client);
-    if (client.joined) {
-      this.#report({ event: 'client', client: client.id, state: 'left', version: client.at?.version ?? 0 });
-    }
-    const pending = this.#pending;
-    if (pending?.waiting.has(client) !== true) return;
-    clearTimeout(pending.waiting.get(client));
-    pending.waiting.delete(client);
-    if (pending.waiting.size === 0) pending.settle();
+    if (client.joined) this.#tell(client, 'left');
+    if (this.#pending?.waiting.has(client) === true) this.#stopWaiting(client, this.#pending);
+  }
+
+  #stopWaiting(client: Client, { waiting, settle }: Pending): void {
+    clearTimeout(waiting.get(client));
+    waiting.delete(client);
+    if (waiting.size === 0) settle();
   }
 
   #reload(client: Client, reason: string): void {
     if (this.#base === undefined) return;
-    if (client.joined) {
-      this.#report({ event: 'client', client: client.id, state: 'left', version: client.at?.version ?? 0 });
-    }
+    if (client.joined) this.#tell(client, 'left');
     client.joined = false;
     this.#send(client, { type: 'reload', target: this.#base.id, reason });
   }
@@ -310,6 +339,10 @@ export class Clients {
     }
   }
 
+  #tell({ id, kind, at }: Client, state: 'joined' | 'left'): void {
+    this.#report({ event: 'client', client: id, kind, state, version: at?.version ?? 0 });
+  }
+
   #log(client: Client, level: 'error' | 'warn' | 'info', text: string): void {
     this.#report({ event: 'log', level, text, client: client.id });
   }
@@ -339,10 +372,11 @@ function readMessage(text: string): ClientMessage | undefined {
   } catch {
     return undefined;
   }
-  const { type, base, version, state, applied, applyMs, reason, level, text: line } = message;
+  const { type, base, kind, version, state, applied, applyMs, reason, level, text: line } = message;
   const { workers, behind, failed, ms } = message;
   if (type === 'hello' && typeof base === 'string' && typeof version === 'number' && typeof state === 'string') {
-    return { type, base, version, state };
+    if (kind !== 'worker' && kind !== 'worklet') return { type, base, version, state };
+    return { type, base, kind, version, state };
   }
   if (type === 'receipt' && typeof state === 'string') {
     if (applied === true && typeof applyMs === 'number') return { type, state, applied, applyMs };

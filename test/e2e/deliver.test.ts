@@ -263,7 +263,7 @@ test('a patch changes what the open page does, and keeps what it has', async () 
     });
   });
   const receipts = await deliver(patch(1, { adds: 100 }));
-  expect(receipts).toEqual([{ client: '1', version: 1, applied: true, applyMs: expect.any(Number) }]);
+  expect(receipts).toEqual([{ client: '1', kind: 'page', version: 1, applied: true, applyMs: expect.any(Number) }]);
   expect(await value(page)).toBe(111);
   expect(await page.evaluate(() => Reflect.get(globalThis, 'heard') as unknown)).toEqual({ version: 1 });
   await deliver(patch(2, { adds: 200, slot: 7 }, { tableLength: 8 }));
