@@ -7,6 +7,7 @@ import { request } from 'node:http';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
+import { Script } from 'node:vm';
 import { afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import { WebSocket } from 'ws';
 import {
@@ -135,7 +136,7 @@ interface Page {
   send(message: ClientMessage): void;
   /** The next message, in order. */
   next(): Promise<ServerMessage>;
-  hello(at?: { base?: string; version?: number; state?: string }): void;
+  hello(at?: Partial<ClientMessage & { type: 'hello' }>): void;
 }
 
 async function openPage(): Promise<Page> {
@@ -456,6 +457,21 @@ describe('the program', () => {
     expect((await ask('/pkg/other.txt')).body).toBe('other');
   });
 
+  test('a script that is no module gets one, with all that it imports; what it cannot import it throws', async () => {
+    const script = { 'sec-fetch-dest': 'script', 'sec-fetch-mode': 'no-cors' };
+    const textOf = async (changes: Partial<Base>): Promise<string> => {
+      server.publish(base(changes));
+      return (await ask('/pkg/demo.js', script)).body;
+    };
+    const text = await textOf({});
+    expect(() => new Script(text)).not.toThrow();
+    expect(text).toMatch(/^let wasm_bindgen = /);
+    for (const name of ['openProgram', 'connectPage', '__wbg_finalize_init'])
+      expect(text).toContain(`function ${name}(`);
+    const snippet = await textOf({ glue: `import { a } from './snippets/a.js';\n${GLUE}` });
+    expect(() => new Script(snippet).runInNewContext()).toThrow('cannot import /pkg/snippets/a.js');
+  });
+
   test('snippets come from the folder of wasm-bindgen, and nothing else does', async () => {
     mkdirSync(join(root, 'pkg/snippets/x'), { recursive: true });
     writeFileSync(join(root, 'pkg/snippets/x/inline0.js'), 'export const a = 1');
@@ -669,6 +685,29 @@ describe('the journal', () => {
     const awake = await openPage();
     awake.hello({});
     expect((await nextPatch(awake)).version).toBe(1);
+  });
+
+  test('a worker that says nothing for a second is busy: it keeps its connection, and what it says later counts', async () => {
+    const [page, willing, unwilling] = [await joinedPage(), await openPage(), await openPage()];
+    for (const worker of [willing, unwilling]) {
+      worker.hello({ kind: 'worker' });
+      await worker.next();
+    }
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    const next = patch(1);
+    const receipts = server.deliver(next);
+    accept(page, await nextPatch(page));
+    const [{ state }] = [await nextPatch(willing), await nextPatch(unwilling)];
+    vi.advanceTimersByTime(1000);
+    expect(await receipts).toMatchObject([{ client: '1', kind: 'page', applied: true }]);
+    server.commit(next);
+    for (const each of [page, willing, unwilling]) expect(await each.next()).toEqual({ type: 'commit', state });
+    willing.send({ type: 'receipt', state, applied: true, applyMs: 1 });
+    unwilling.send({ type: 'receipt', state, applied: false, reason: 'no room' });
+    expect(await unwilling.next()).toMatchObject({ type: 'reload', reason: 'no room' });
+    const second = server.deliver(patch(2));
+    for (const each of [page, willing]) accept(each, await nextPatch(each));
+    expect(await second).toMatchObject([{ kind: 'page' }, { kind: 'worker', version: 2 }]);
   });
 
   test('a page without the program gets no patches, and is not waited for', async () => {

@@ -313,21 +313,22 @@ export interface Inspection {
   readonly version: number;
 }
 
-Object.defineProperty(globalThis, '__hotslot', {
-  value: {
-    get base() {
-      return base;
-    },
-    get version() {
-      return position.version;
-    },
-  } satisfies Inspection,
-});
+const inspection = {
+  get base() {
+    return base;
+  },
+  get version() {
+    return position.version;
+  },
+} satisfies Inspection;
 
-forward(send);
+/** False when a script that is no module has brought a copy along, which then speaks for the page. */
+const isFirst = Reflect.defineProperty(globalThis, '__hotslot', { value: inspection });
+
+if (isFirst) forward(send);
 // In a worker, only when the program there turns out to be one of its own.
 if (kind === 'worklet') connection = connectWorklet();
-if (kind === 'page') {
+if (kind === 'page' && isFirst) {
   connection = connectServer();
   relayWorklets(reload);
   pages?.addEventListener('message', ({ data }: MessageEvent<Parameters<typeof reload>[0]>) => {

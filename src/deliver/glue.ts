@@ -8,9 +8,10 @@ import type { Base } from './server.ts';
  * The glue of a base. Its first line gives the client what it needs to bring the program to `state`, the journal's last;
  * when the instance exists, the client gets it before the program's first function runs. Lines keep their numbers.
  * A page also waits for what is newer. A worker must not wait for anything: its own first lines, which run after these,
- * expect messages that are on their way. Throws when the text is not what wasm-bindgen writes.
+ * expect messages that are on their way. Nor can a script that is no module. Throws when the text is not what wasm-bindgen
+ * writes.
  */
-export function hookGlue(base: Base, state: string): string {
+export function hookGlue(base: Base, state: string, isModule = true): string {
   const { glue, id, version } = base;
   const opening = /^function __wbg_finalize_init\([^)]*\)\s*\{/m.exec(glue);
   const from = opening === null ? -1 : opening.index + opening[0].length;
@@ -30,7 +31,7 @@ export function hookGlue(base: Base, state: string): string {
     "import * as __hotslot_client from '/@hotslot/client.js'; " +
     `import __hotslot_journal from '/@hotslot/journal/${encodeURIComponent(state)}.js'; ` +
     `const __hotslot_loaded = ${loaded},"journal":__hotslot_journal}; `;
-  const wait = "if (typeof document !== 'undefined') await __hotslot_client.joined(); ";
+  const wait = isModule ? "if (typeof document !== 'undefined') await __hotslot_client.joined(); " : '';
   if (base.isThreaded === true) return opened + hookThreads(glue, from + start, wait);
   return (
     `${opened}__hotslot_client.load(__hotslot_loaded); ${wait}` +

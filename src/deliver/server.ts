@@ -17,6 +17,7 @@ import { WebSocketServer } from 'ws';
 import type { Notice } from '../client/protocol.ts';
 import type { Event, WasmPatch, Receipt } from '../model.ts';
 import { checkHost, checkOrigin, checkSite, type Denial, readPath } from './access.ts';
+import { classicScript } from './classic.ts';
 import { type Files, openFiles } from './files.ts';
 import { bindGlue, hookGlue, journalModule, workletModule } from './glue.ts';
 import { completePage, defaultPage, scriptReferences } from './pages.ts';
@@ -166,9 +167,6 @@ export async function startServer(options: ServerOptions): Promise<Server> {
     if (denial !== undefined) return reply(response, denial.status, denial.reason);
     response.setHeader('Cross-Origin-Resource-Policy', 'same-origin');
     const [first = '', state = '', ...rest] = path;
-    if (path.length === 1 && CLIENT_MODULES.includes(first)) {
-      return reply(response, 200, await readFile(join(CLIENT_DIRECTORY, first)), SCRIPT);
-    }
     if (path.length === 1 && first === 'session') {
       return reply(response, 200, JSON.stringify({ token, base: base?.id }), 'application/json');
     }
@@ -176,28 +174,52 @@ export async function startServer(options: ServerOptions): Promise<Server> {
       response.setHeader('Upgrade', 'websocket');
       return reply(response, 426, 'expected a WebSocket');
     }
-    if (path.length === 2 && first === 'journal') {
-      return reply(response, 200, journalModule(clients.journal(state.replace(/\.js$/, ''))), SCRIPT);
-    }
-    if (path.length === 2 && first === 'worklet') {
-      const { header } = clients.find(state.replace(/\.js$/, '')) ?? {};
-      if (header?.glue === undefined) return reply(response, 404, 'not found');
-      return reply(response, 200, workletModule(header.glue.url, header.state), SCRIPT);
-    }
+    const text = await readOwn(path);
+    if (text !== undefined) return reply(response, 200, text, SCRIPT);
     const glue = first === 'glue' ? clients.find(state)?.patch.glue : undefined;
     if (glue === undefined) return reply(response, 404, 'not found');
-    if (rest.join('/') !== glue.file) return sendSnippet(response, glue.directory, rest);
+    return sendSnippet(response, glue.directory, rest);
+  }
+
+  /** A module of ours, or the glue of a patch, by its path below `/@hotslot/`. */
+  async function readOwn(path: readonly string[]): Promise<string | undefined> {
+    const [first = '', second = '', ...rest] = path;
+    if (path.length === 1 && CLIENT_MODULES.includes(first)) return readFile(join(CLIENT_DIRECTORY, first), 'utf8');
+    const isModule = path.length === 2 && second.endsWith('.js');
+    if (isModule && first === 'journal') return journalModule(clients.journal(second.slice(0, -3)));
+    if (isModule && first === 'worklet') {
+      const header = clients.find(second.slice(0, -3))?.header;
+      return header?.glue && workletModule(header.glue.url, header.state);
+    }
+    const glue = first === 'glue' ? clients.find(second)?.patch.glue : undefined;
+    if (glue === undefined || rest.join('/') !== glue.file) return undefined;
     const text = await readFile(join(glue.directory, glue.file), 'utf8');
     const same = await Promise.all(
       listSnippets(text).map(async (file) => [file, await sameFile(glue.directory, base?.directory, file)] as const),
     );
     const shared = new Map(same);
-    return reply(
-      response,
-      200,
-      bindGlue(text, (file) => shared.get(file) === true),
-      SCRIPT,
-    );
+    return bindGlue(text, (file) => shared.get(file) === true);
+  }
+
+  /** The program's glue, as what it was asked for: as a module, or as a script that is none. */
+  async function readGlue(current: Base, request: IncomingMessage): Promise<string> {
+    const { 'sec-fetch-dest': destination, 'sec-fetch-mode': mode } = request.headers;
+    // https://fetch.spec.whatwg.org/#concept-request-mode: modules are fetched with `cors`, always.
+    if (destination !== 'script' || mode !== 'no-cors') return hookGlue(current, clients.state);
+    const entry = `/pkg/${encodeURIComponent(name)}.js`;
+    try {
+      return await classicScript(entry, async (path) => {
+        if (path === entry) return hookGlue(current, clients.state, false);
+        const segments = readPath(path);
+        const text = 'reason' in segments ? undefined : await readOwn(segments.slice(1));
+        if (text === undefined) throw new Error(`a script that is not a module cannot import ${path}`);
+        return text;
+      });
+    } catch (error) {
+      const text = `${name}.js: ${describe(error)}; load it as a module`;
+      report({ event: 'log', level: 'error', text });
+      return `throw new Error(${JSON.stringify(text)});\n`;
+    }
   }
 
   /** `path` within the package. False when it names nothing of it. */
@@ -225,7 +247,7 @@ export async function startServer(options: ServerOptions): Promise<Server> {
     if (base === undefined) {
       reply(response, 503, 'the program is not built yet');
     } else if (isGlue) {
-      reply(response, 200, hookGlue(base, clients.state), SCRIPT);
+      reply(response, 200, await readGlue(base, request), SCRIPT);
     } else if (isModule) {
       const tag = `"${encodeURIComponent(base.id)}"`;
       response.setHeader('ETag', tag);

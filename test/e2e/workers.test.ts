@@ -9,7 +9,7 @@ const LIB = 'src/lib.rs';
 const QUANTUM = 128;
 const RATE = 48_000;
 
-type Kind = 'module' | 'classic' | 'nested' | 'shared' | 'copy';
+type Kind = 'module' | 'classic' | 'script' | 'nested' | 'shared' | 'copy';
 
 /** What the page has for the tests. */
 declare const band: Record<string, (...given: unknown[]) => unknown>;
@@ -108,19 +108,19 @@ fn chord(number: u32) -> String {
 
 test('the page, each kind of worker, and a second instance in the page: all run the new code, each with what it had', async () => {
   const stage = await openStage();
-  const kinds = ['module', 'classic', 'nested', 'shared', 'copy'] as const;
+  const kinds = ['module', 'classic', 'script', 'nested', 'shared', 'copy'] as const;
   for (const [player, kind] of kinds.entries()) {
     expect(await stage.start(kind)).toBe(player);
     expect(await stage.ask(player, 'play')).toBe(`${kind} plays C 1`);
   }
   const workers = stage.page.workers();
-  expect(await swap('"C".to_owned()', '"G".to_owned()')).toMatchObject({ clients: 5, workers: 4 });
+  expect(await swap('"C".to_owned()', '"G".to_owned()')).toMatchObject({ clients: 6, workers: 5 });
   for (const [player, kind] of kinds.entries()) expect(await stage.ask(player, 'play')).toBe(`${kind} plays G 2`);
   expect(await stage.page.evaluate(() => band['play']?.())).toBe(' plays G 1');
   await server.restore();
 
   // Also what needs a newer version of the glue.
-  expect(await swap(CHORD, IMPORTED)).toMatchObject({ clients: 5, workers: 4 });
+  expect(await swap(CHORD, IMPORTED)).toMatchObject({ clients: 6, workers: 5 });
   for (const [player, kind] of kinds.entries()) expect(await stage.ask(player, 'play')).toBe(`${kind} plays max 3 3`);
   for (const [player, kind] of kinds.entries()) expect(await stage.ask(player, 'play')).toBe(`${kind} plays max 4 4`);
   expect(stage.page.workers()).toEqual(workers);
@@ -140,14 +140,29 @@ test('a worker that is ended, and started anew after three patches, begins with 
   const gone = left('worker');
   await stage.page.evaluate((player) => end(player), old);
   expect(await gone).toMatchObject({ version });
-  for (const kind of ['module', 'classic', 'nested', 'shared', 'copy'] as const) {
+  for (const kind of ['module', 'classic', 'script', 'nested', 'shared', 'copy'] as const) {
     const player = await stage.start(kind);
     // Already its first function, that is; and no version after it is missed.
     expect([kind, await stage.ask(player, 'first')]).toEqual([kind, 'max 7']);
     expect(await stage.ask(player, 'play')).toBe(`${kind} plays max 6 1`);
   }
   await swap('6.0', '9.0');
-  for (const player of [1, 2, 3, 4, 5]) expect(await stage.ask(player, 'play')).toContain(' plays max 9 2');
+  for (const player of [1, 2, 3, 4, 5, 6]) expect(await stage.ask(player, 'play')).toContain(' plays max 9 2');
+  await stage.expectUndisturbed();
+});
+
+test('a page and a worker that know no modules', async () => {
+  const joins = joined('worker');
+  const open = await openPage(browser, `${server.url}script.html`, 'window.ready === true');
+  const stage = new Stage(open);
+  stages.push(stage);
+  await joins;
+  const play = (): Promise<unknown> => stage.page.evaluate(() => band['play']?.());
+  expect([await play(), await stage.ask(0, 'play')]).toEqual([' plays C 1', ' plays C 1']);
+  expect(await swap('"C".to_owned()', '"G".to_owned()')).toMatchObject({ clients: 2, workers: 1 });
+  expect([await play(), await stage.ask(0, 'play')]).toEqual([' plays G 2', ' plays G 2']);
+  await swap('fn chord(_number: u32) -> String {\n    "G".to_owned()', IMPORTED);
+  expect([await play(), await stage.ask(0, 'play')]).toEqual([' plays max 3 3', ' plays max 3 3']);
   await stage.expectUndisturbed();
 });
 
