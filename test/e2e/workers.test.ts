@@ -9,14 +9,14 @@ const LIB = 'src/lib.rs';
 const QUANTUM = 128;
 const RATE = 48_000;
 
-type Kind = 'module' | 'classic' | 'script' | 'nested' | 'shared' | 'copy';
+type Kind = 'module' | 'classic' | 'script' | 'nested' | 'shared' | 'thread' | 'copy';
 
 /** What the page has for the tests. */
 declare const band: Record<string, (...given: unknown[]) => unknown>;
 declare const start: (kind: Kind) => number;
 declare const ask: (...call: unknown[]) => Promise<unknown>;
 declare const end: (player: number) => void;
-declare const perform: (context: BaseAudioContext) => Promise<number>;
+declare const perform: (context: BaseAudioContext, isThread?: boolean) => Promise<number>;
 declare global {
   interface Window {
     context?: BaseAudioContext;
@@ -73,8 +73,8 @@ class Stage {
   }
 }
 
-async function openStage(): Promise<Stage> {
-  const stage = new Stage(await openPage(browser, server.url, 'window.ready === true'));
+async function openStage(url = server.url): Promise<Stage> {
+  const stage = new Stage(await openPage(browser, url, 'window.ready === true'));
   stages.push(stage);
   return stage;
 }
@@ -289,4 +289,31 @@ test('while it sounds: a worklet takes one patch after the other, new JavaScript
   expect(await stage.ask(early, 'play')).toBe('worklet 0 plays max 5 4');
   expect(await stage.ask(late, 'play')).toBe('worklet 1 plays max 5 1');
   await stage.expectUndisturbed();
+});
+
+test('with threads: a worklet and a worker without modules, which share the memory of the page', async () => {
+  const threaded = await startServer(copyCrate('test/fixtures/band', 'band-threads'), { args: ['--threads'] });
+  try {
+    const stage = await openStage(threaded.url);
+    const player = await stage.page.evaluate(async () => {
+      start('thread');
+      const context = new AudioContext();
+      const number = await perform(context, true);
+      await context.resume();
+      return number;
+    });
+    const play = (): Promise<readonly unknown[]> =>
+      Promise.all([stage.page.evaluate(() => band['play']?.()), stage.ask(0, 'play'), stage.ask(player, 'play')]);
+    expect(await play()).toEqual(Array(3).fill(' plays C 1'));
+    const told = threaded.next(({ event }) => event === 'threads');
+    expect(await threaded.edit(LIB, '"C".to_owned()', '"G".to_owned()')).toMatchObject({ event: 'patch', clients: 1 });
+    expect(await told).toMatchObject({ workers: 2 });
+    expect(await play()).toEqual(Array(3).fill(' plays G 2'));
+    expect(await stage.page.evaluate(() => band['total']?.())).toBe(6);
+    await threaded.restore();
+    expect(await play()).toEqual(Array(3).fill(' plays C 3'));
+    await stage.expectUndisturbed();
+  } finally {
+    await threaded.close();
+  }
 });
