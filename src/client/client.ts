@@ -56,7 +56,8 @@ const RELOADED = 'hotslot:reloaded';
 const storage = typeof sessionStorage === 'undefined' ? undefined : sessionStorage;
 const kind: ClientKind = typeof document !== 'undefined' ? 'page' : isWorklet ? 'worklet' : 'worker';
 /** For what a worker wants of the pages. */
-const pages = typeof BroadcastChannel === 'undefined' ? undefined : new BroadcastChannel('hotslot');
+const channel = typeof BroadcastChannel === 'undefined' ? undefined : new BroadcastChannel('hotslot');
+const tellPages = channel?.postMessage.bind(channel);
 
 let connection: Connection | undefined;
 let base: string | undefined;
@@ -139,8 +140,8 @@ function enter(instance: Instance, loaded: Loaded): boolean {
   }
   for (const taken of history) {
     try {
-      const undo = instance(taken.patch);
-      if (taken === provisional) taken.undos.push(undo);
+      const wayBack = instance(taken.patch);
+      if (taken === provisional) taken.undos.push(wayBack);
     } catch (error) {
       throw new Error(`hotslot could not bring the program to version ${taken.patch.header.version}`, { cause: error });
     }
@@ -292,10 +293,11 @@ function announce(type: string): void {
 }
 
 /** Once for each target: a page that comes back with the old program after all must not go round in circles. */
-function reload({ target, reason }: Pick<ServerMessage & { type: 'reload' }, 'target' | 'reason'>): void {
+function reload(message: ServerMessage & { type: 'reload' }): void {
+  const { target, reason } = message;
   if (storage === undefined) {
     warn(`${reason}; this ${kind} needs its page to reload`);
-    pages?.postMessage({ target, reason });
+    tellPages?.(message);
   } else if (storage.getItem(RELOADED) === target) {
     show(`reloading did not help: ${reason}. Is an old copy of the program served or cached?`);
     onJoined();
@@ -331,7 +333,7 @@ if (kind === 'worklet') connection = connectWorklet();
 if (kind === 'page' && isFirst) {
   connection = connectServer();
   relayWorklets(reload);
-  pages?.addEventListener('message', ({ data }: MessageEvent<Parameters<typeof reload>[0]>) => {
+  channel?.addEventListener('message', ({ data }: MessageEvent<ServerMessage & { type: 'reload' }>) => {
     // A page that runs the program is told by the server.
     if (base === undefined) reload(data);
   });

@@ -27,8 +27,10 @@ const RECORDS_OFFSET = TIMES_OFFSET + 8 * MAX_THREADS;
 const LOCK_TIMEOUT_MS = 1000;
 
 /** `(module (import "h" "s" (func)) (export "s" (func 0)))`: only a function of a module can be put into a table. */
-const SHIM: Uint8Array<ArrayBuffer> = new TextEncoder().encode(
+const SHIM: Uint8Array<ArrayBuffer> = Uint8Array.from(
   '\0asm\x01\0\0\0\x01\x04\x01`\0\0\x02\x07\x01\x01h\x01s\0\0\x07\x05\x01\x01s\0\0',
+  // An audio worklet has no encoder.
+  (character) => character.charCodeAt(0),
 );
 
 /**

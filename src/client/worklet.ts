@@ -66,7 +66,7 @@ export function relayWorklets(reload: (message: ServerMessage & { type: 'reload'
   if (typeof AudioWorklet === 'undefined') return;
   const Node = AudioWorkletNode;
   const prototype = Object.getPrototypeOf(AudioWorklet.prototype) as Worklet;
-  const { addModule } = prototype;
+  const addModule = Reflect.get(prototype, 'addModule');
   const contexts = new WeakMap<Worklet, BaseAudioContext>();
   const relayed = new WeakSet<BaseAudioContext>();
   /** A node that nobody holds would go, and its port with it. */

@@ -263,6 +263,17 @@ test('in the middle of a rendering: the sound changes from one quantum to the ne
   await stage.expectUndisturbed();
 });
 
+test('the client asks nothing of a worklet that the program does not ask', async () => {
+  const stage = await openStage();
+  const known = await stage.page.evaluate(async () => {
+    const { audioWorklet } = (window.context = new OfflineAudioContext(1, 128, 48_000));
+    await audioWorklet.addModule('/@hotslot/client.js');
+    return new AudioWorkletNode(window.context, 'hotslot', { numberOfOutputs: 0 }).port !== undefined;
+  });
+  expect(known).toBe(true);
+  await stage.expectUndisturbed();
+});
+
 test('while it sounds: a worklet takes one patch after the other, new JavaScript too, and a later one begins with all', async () => {
   const stage = await openStage();
   const begin = async (): Promise<number> => {
