@@ -4,7 +4,7 @@
 import { apply, type GlueModule, openProgram, prepare, type Prepared } from './apply.ts';
 import { describe, forward, sentence, show, warn } from './complaints.ts';
 import { type Connection, connect, type Listener } from './connection.ts';
-import { now, Thread } from './threads.ts';
+import { now, settle as settleLock, Thread } from './threads.ts';
 import {
   type ClientKind,
   type ClientMessage,
@@ -119,7 +119,8 @@ export function join(exports: WebAssembly.Exports, loaded: Loaded): () => void {
   return () => joining.sync();
 }
 
-export { settle };
+/** In a worker with threads, before anything else that takes time. */
+export const locked: () => Promise<void> = settleLock;
 
 /** When the instance exists and none of its functions has run. */
 export function install(exports: WebAssembly.Exports, loaded: Loaded): void {

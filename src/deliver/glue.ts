@@ -44,9 +44,11 @@ function hookThreads(glue: string, start: number, wait: string): string {
   const end = glue.indexOf(';', start) + 1;
   // It is asynchronous itself.
   const settled = (text: string): string =>
-    text.replace(/^async function __wbg_init\([^)]*\)\s*\{/m, (opening) => `${opening} await __hotslot_settle();`);
+    text.replace(
+      /^async function __wbg_init\([^)]*\)\s*\{/m,
+      (opening) => `${opening} await __hotslot_client.locked();`,
+    );
   return (
-    "import { settle as __hotslot_settle } from '/@hotslot/threads.js'; " +
     `if (typeof document !== 'undefined') __hotslot_client.load(__hotslot_loaded); ${wait}` +
     `${glue.slice(0, start)}const __hotslot_joined = __hotslot_client.join(wasm, __hotslot_loaded); ` +
     `${glue.slice(start, end)} __hotslot_joined();${settled(glue.slice(end))}`
