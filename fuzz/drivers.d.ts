@@ -6,5 +6,5 @@ export interface Driver {
   readonly folder: string;
 }
 
-export function pages(browser: Browser): Driver;
+export function pages(browser: Browser, options?: { readonly optimised?: boolean }): Driver;
 export function processes(): Driver;

@@ -23,6 +23,7 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url));
  *   open: (server: { url: string }) => Promise<Instance>,
  *   rebuild: () => Promise<Instance>,
  *   startsAnew: boolean,
+ *   mayRefuse: boolean,
  * }} Driver `startsAnew`: what `open` gives a second time is an instance of its own, and takes all patches at once.
  */
 
@@ -34,16 +35,20 @@ edition = "2024"
 
 // -------------------------------------------------------------------------------------------------------------- pages
 
-/** @returns {Driver} */
-export function pages(browser) {
+/** `optimised`: as code is compiled in earnest, inlined across modules. @returns {Driver} */
+export function pages(browser, { optimised = false } = {}) {
   const folder = join(ROOT, '.cache/programs');
   return {
     platform: 'wasm',
     folder,
     startsAnew: true,
+    // The optimiser may take a variable apart after one edit, and not after another.
+    mayRefuse: optimised,
     prepare() {
       const library = 'wasm-bindgen = "0.2"\n';
-      writeFileSync(join(folder, 'Cargo.toml'), manifest('[lib]\ncrate-type = ["cdylib"]\n', library));
+      const profile = optimised ? '[profile.dev]\nopt-level = 2\n' : '';
+      const target = '[lib]\ncrate-type = ["cdylib"]\n';
+      writeFileSync(join(folder, 'Cargo.toml'), manifest(target, library) + profile);
       writeFileSync(join(folder, 'parts/Cargo.toml'), PARTS);
       writeFileSync(join(folder, 'index.html'), PAGE);
       // The versions that the set-up has a wasm-bindgen for; cargo leaves out what is not used.
@@ -102,6 +107,7 @@ export function processes() {
     platform: 'native',
     folder,
     startsAnew: false,
+    mayRefuse: false,
     prepare() {
       writeFileSync(join(folder, 'Cargo.toml'), manifest('', ''));
       writeFileSync(join(folder, 'parts/Cargo.toml'), PARTS);

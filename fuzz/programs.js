@@ -1,7 +1,7 @@
 // Seeds in; generated programs edited step by step under `hotslot serve`, and out comes the first difference between the
 // page or process that took every edit as a patch and a fresh build of the final source.
 //
-//   npx tsc -b && node fuzz/programs.js [--native] [--seed 1] [--count 1] [--steps 40] [--every 40] [--verbose]
+//   npx tsc -b && node fuzz/programs.js [--native | --optimised] [--seed 1] [--count 1] [--steps 40] [--every 40] [--verbose]
 //
 // `--every 1` compares after each step: slow, but it names the step that went wrong.
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -38,6 +38,11 @@ export async function checkProgram(driver, { seed, steps, every = steps, log = (
       const changed = write();
       if (changed.length === 0) continue;
       const answer = await server.answer(changed);
+      // What a patch cannot follow, a user would reload for.
+      if (answer.event === 'refused' && driver.mayRefuse) {
+        log(`refused: ${answer.reason}`);
+        break;
+      }
       if (answer.event === 'patch') patches++;
       else if (answer.event !== 'unchanged') throw new Error(`not expected: ${JSON.stringify(answer).slice(0, 3000)}`);
       const results = check(await callAll(live, program, counts));
@@ -154,6 +159,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const { values } = parseArgs({
     options: {
       native: { type: 'boolean', default: false },
+      optimised: { type: 'boolean', default: false },
       seed: { type: 'string' },
       count: { type: 'string', default: '1' },
       steps: { type: 'string', default: '40' },
@@ -164,7 +170,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const first = Number(values.seed ?? Date.now() % 1_000_000);
   const steps = Number(values.steps);
   const browser = values.native ? undefined : await launchBrowser();
-  const driver = values.native ? processes() : pages(browser);
+  const driver = values.native ? processes() : pages(browser, { optimised: values.optimised });
   let failures = 0;
   for (let seed = first; seed < first + Number(values.count); seed++) {
     const started = performance.now();

@@ -172,6 +172,8 @@ export interface Symbol {
   readonly binding: 'global' | 'weak' | 'local';
   /** Index into `ObjectFile.atoms`; undefined when the symbol is not defined here. */
   readonly atom?: number;
+  /** Of a local symbol that another codegen unit of the crate defines: which one (`link/promoted.ts`). */
+  readonly unit?: string;
   /** Within the atom; of an absolute symbol, its value. */
   readonly offset: number;
   /** Defined as a number, in no atom. */

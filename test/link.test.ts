@@ -6,6 +6,8 @@ import { Comparison, type Definition, definitionOf } from '../src/link/diff.ts';
 import { closureRefusal, crateRefusal, matchVtables, vtablesOf } from '../src/link/identity.ts';
 import { demangle, readable } from '../src/link/mangle.ts';
 import { objectName, readMap } from '../src/link/map.ts';
+import { Draft, Program } from '../src/link/program.ts';
+import { demote, homeOf, readPromoted } from '../src/link/promoted.ts';
 import { wasmTarget } from '../src/link/wasm.ts';
 import type { Atom, ObjectFile, Refusal, Relocation, Symbol } from '../src/model.ts';
 import { R_WASM_MEMORY_ADDR_SLEB, R_WASM_TABLE_INDEX_I32 } from '../src/object/relocations.ts';
@@ -68,6 +70,7 @@ describe('the linker’s map', () => {
       '  103f4c        0        4 .bss',
       '  103f4c        0        4         deps/app.unit1.run1.rcgu.o:(.bss.COUNT)',
       '  103f4c        0        4                 COUNT',
+      '  103f50        0        4                 TOTAL.llvm.unit2x',
       '       -    4e597a    5bba5 CUSTOM(name)',
     ].join('\n'),
   );
@@ -93,6 +96,7 @@ describe('the linker’s map', () => {
   test('names the address of constants by object and segment, of statics by name', () => {
     expect(map.segments.get('app.unit1:.rodata..Lanon.f6.0')).toBe(0x100010);
     expect(map.data.get('COUNT')).toEqual({ address: 0x103f4c, sizeBytes: 4 });
+    expect(map.data.get('TOTAL')).toEqual({ address: 0x103f50, sizeBytes: 4 });
   });
 
   test('object names do not change from build to build', () => {
@@ -136,6 +140,115 @@ describe('changes', () => {
         (a, b) => (key(a) === key(b)) === (a === b),
       ),
     );
+  });
+});
+
+describe('symbols that another codegen unit uses', () => {
+  const used = (name: string): Symbol => ({
+    name,
+    kind: name.startsWith('_') ? 'function' : 'data',
+    binding: 'global',
+    offset: 0,
+    sizeBytes: 0,
+    exported: false,
+    ...(name.startsWith('_') && { signature: '()->()' }),
+  });
+  /** A function `f` of a unit that names nothing but `name`, of another. */
+  const user = (name: string): ObjectFile => {
+    const file = object([code('f', [0x41, 0, 0, 0, 0, 0, 0x0b], [{ ...relocation(1, 'f'), offset: 1 }])]);
+    const atoms = file.atoms.map((atom) => ({
+      ...atom,
+      relocations: atom.relocations.map((each) => ({ ...each, symbol: 1 })),
+    }));
+    return demote({ ...file, atoms, symbols: [...file.symbols, used(name)] });
+  };
+
+  test('have the name they had, and are local to the unit they name', () => {
+    const [, symbol] = user('anon.1f.3.llvm.unit2x').symbols;
+    expect(symbol).toMatchObject({ name: 'anon.1f.3', binding: 'local', unit: 'unit2x' });
+    expect(homeOf({ name: 'app-1f.unit1' }, { unit: 'unit2x' })).toBe('app-1f.unit2x');
+    expect(homeOf({ name: 'app-1f.unit1' }, {})).toBe('app-1f.unit1');
+    const [defined] = demote(object([code('_RNvCs_3app4main.llvm.unit1', [0x0b], [])])).symbols;
+    expect(defined).toMatchObject({ name: '_RNvCs_3app4main', binding: 'local', atom: 0 });
+    expect(defined).not.toHaveProperty('unit');
+  });
+
+  test('a hash of a crate that is never compiled again stays', () => {
+    expect(readPromoted('_RNvCs_3std4main.llvm.10684905723776323026')).toBeUndefined();
+    expect(readPromoted('switch.table._RNvCs_3app1f.llvm.unit1.llvm.unit2')).toEqual({
+      name: 'switch.table._RNvCs_3app1f.llvm.unit1',
+      unit: 'unit2',
+    });
+  });
+
+  test('a constant of another unit is compared by what it holds', () => {
+    const holding = (content: string): ObjectFile => ({
+      ...demote(object([text('anon.1f.3.llvm.unit2x', content)])),
+      name: 'app.unit2x',
+    });
+    const compare = (before: string, after: string): boolean => {
+      const [one, two] = [user('anon.1f.3.llvm.unit2x'), user('anon.1f.3.llvm.unit2x')];
+      const homes = new Map([
+        [one, holding(before)],
+        [two, holding(after)],
+      ]);
+      const comparison = new Comparison(wasmTarget, (file, symbol) => {
+        const home = symbol.unit === undefined ? file : homes.get(file);
+        const meant = home?.symbols.find(({ name, atom }) => name === symbol.name && atom !== undefined);
+        return home && meant && definitionOf(home, meant);
+      });
+      return comparison.changes([one], [two]).changes.length === 0;
+    };
+    expect(compare('a', 'a')).toBe(true);
+    expect(compare('a', 'b')).toBe(false);
+  });
+
+  test('a function of another unit is not the one of that name in a third', () => {
+    const changed = (before: string, after: string): number =>
+      new Comparison(wasmTarget).changes([user(before)], [user(after)]).changes.length;
+    expect(changed('_RNvCs_3app1g.llvm.unit2x', '_RNvCs_3app1g.llvm.unit2x')).toBe(0);
+    expect(changed('_RNvCs_3app1g.llvm.unit2x', '_RNvCs_3app1g.llvm.unit3x')).toBe(1);
+  });
+
+  const entry = { slot: 7, signature: '()->()', object: 'app.unit2x' };
+  const draft = new Draft(
+    new Program({
+      base: '',
+      version: 0,
+      functions: new Map([['app.unit2x\0_RNvCs_3app1g', entry]]),
+      ambiguous: new Set(),
+      merged: new Map(),
+      map: {
+        segments: new Map(),
+        data: new Map(
+          ['_RNvCs_3app5TOTAL.0', '_RNvCs_3app5COUNT'].map((name) => [name, { address: 16, sizeBytes: 4 }]),
+        ),
+      },
+      initial: (_, sizeBytes) => new Uint8Array(sizeBytes),
+      free: { slot: 8, areas: [] },
+      areaOf: {},
+      objects: [],
+      hostConstants: '',
+    }),
+  );
+
+  test('a slot is found by the unit’s own name for the function, and by the others’', () => {
+    const [, symbol] = user('_RNvCs_3app1g.llvm.unit2x').symbols as [Symbol, Symbol];
+    const [, other] = user('_RNvCs_3app1g.llvm.unit3x').symbols as [Symbol, Symbol];
+    expect(draft.entry(object([]), symbol)).toBe(entry);
+    expect(draft.entry({ ...object([]), name: 'app.unit2x' }, { ...symbol, unit: 'unit2x' })).toBe(entry);
+    expect(draft.entry(object([]), other)).toBeUndefined();
+  });
+
+  test('a variable that the optimiser took apart, or put together again, is not a new one', () => {
+    expect(['5TOTAL', '5TOTAL.1', '5COUNT.0'].map((name) => draft.isApart({ name: `_RNvCs_3app${name}` }))).toEqual([
+      true,
+      true,
+      true,
+    ]);
+    expect(
+      ['5COUNT', '5TOTAL.0', '3SUM', '3SUM.0'].map((name) => draft.isApart({ name: `_RNvCs_3app${name}` })),
+    ).toEqual([false, false, false, false]);
   });
 });
 

@@ -47,6 +47,7 @@ export interface Scripts {
 // codegen-units: as an incremental build has by default, whatever the profile says; an edit then changes few objects.
 // link-dead-code: else the optimiser takes a function that only one unit uses for its own, and may change how it is called.
 // debuginfo: layouts are read from it; a profile may have other wishes for single packages, and so may RUSTFLAGS.
+// promoted-locals: a name from the codegen unit in place of one from all that is in it, which is new after every edit.
 // linker: last, so that it wins over cargo's configuration and RUSTFLAGS; which linker they name is kept in the record.
 const WRAPPER = `#!/bin/sh
 # cargo runs this in place of rustc. Records calls for the packages in HOTSLOT_PACKAGES (one folder a line).
@@ -70,7 +71,10 @@ done
 [ -n "$output" ] || exec \${HOTSLOT_WRAPPER:+"$HOTSLOT_WRAPPER"} "$@"
 case $triple in *linux*) set -- "$@" -C debuginfo=2 -C split-debuginfo=off ;; esac
 [ -z "$target" ] || set -- "$@" -C symbol-mangling-version=v0 -C codegen-units=256 -C "linker=$HOTSLOT_LINKER"
-case $optimised$triple in +*linux*) set -- "$@" -C link-dead-code ;; esac
+case $optimised$triple in
++*linux*) set -- "$@" -C link-dead-code ;;
++wasm*) set -- "$@" -C llvm-args=-use-source-filename-for-promoted-locals ;;
+esac
 record=$HOTSLOT_CAPTURES/$crate$types$extra$target
 { printf '%s\\0' "$PWD" "$#" "$@" && env -0; } >"$record.$$~" && mv "$record.$$~" "$record" || exit 1
 exec \${HOTSLOT_WRAPPER:+"$HOTSLOT_WRAPPER"} "$@"

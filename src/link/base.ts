@@ -27,7 +27,8 @@ import {
 } from '../object/wasm.ts';
 import { guard, guardIndirectCalls, initialisations, type Threads } from './guard.ts';
 import { type LinkerMap, readMap } from './map.ts';
-import { type AreaOf, type Area, type Entry, type Place, Program } from './program.ts';
+import { type AreaOf, type Area, type Entry, localKey, type Place, Program } from './program.ts';
+import { readPromoted } from './promoted.ts';
 import { Unlinkable } from './target.ts';
 import { constantExpression, EXTERNREF_STATICS_END } from './wasm.ts';
 
@@ -165,17 +166,20 @@ export function openBase(
       continue;
     }
     const user = stubbed.get(index);
-    entries.set(name, { slot: slotOf(index), signature, ...(user && { object: user.object }) });
-    if (user !== undefined && user.symbol !== name)
-      entries.set(user.symbol, { slot: slotOf(index), signature, object: user.object });
+    const entry: Entry = { slot: slotOf(index), signature, ...(user && { object: user.object }) };
+    entries.set(name, entry);
+    if (user !== undefined && user.symbol !== name) entries.set(user.symbol, entry);
   }
   const merged = new Map<number, string[]>();
   for (const [name, first] of map.merged) {
     const entry = entries.get(first);
     if (entry === undefined || entries.has(name) || ambiguous.has(name)) continue;
     entries.set(name, entry);
-    if (entry.object !== undefined) merged.set(entry.slot, [...(merged.get(entry.slot) ?? [first]), name]);
+    if (entry.object === undefined) continue;
+    const known = merged.get(entry.slot) ?? [readPromoted(first)?.name ?? first];
+    merged.set(entry.slot, [...known, readPromoted(name)?.name ?? name]);
   }
+  enterPromoted(entries, ambiguous);
   const program = new Program({
     base: identify(rewritten),
     version,
@@ -194,6 +198,19 @@ export function openBase(
     ...(shared && { threads: shared }),
   });
   return { module: rewritten, program };
+}
+
+/** Under the names that functions had before they were promoted: local to their unit, and to all if only one has the name. */
+function enterPromoted(entries: Map<string, Entry>, ambiguous: ReadonlySet<string>): void {
+  const once = new Map<string, Entry | undefined>();
+  for (const [full, entry] of entries) {
+    const promoted = readPromoted(full);
+    if (promoted === undefined || entry.object === undefined) continue;
+    const { name } = promoted;
+    entries.set(localKey({ name: entry.object }, { name }), entry);
+    once.set(name, once.has(name) || entries.has(name) || ambiguous.has(name) ? undefined : entry);
+  }
+  for (const [name, entry] of once) if (entry !== undefined) entries.set(name, entry);
 }
 
 /** The part of the glue that puts JavaScript constants into the table of values, where code finds them by index. */

@@ -54,14 +54,19 @@ export function* namedDefinitions(object: ObjectFile): Generator<Definition> {
   }
 }
 
+/** Finds what a symbol of an object means, in that object or another of the same build. */
+export type Locate = (object: ObjectFile, symbol: Symbol) => Definition | undefined;
+
 export class Comparison {
   readonly #rules: RelocationRules;
+  readonly #locate: Locate;
   /** Pairs of anonymous atoms already found equal or not. */
   readonly #known = new Map<Atom, Map<Atom, boolean>>();
   readonly #keys = new Map<Atom, string>();
 
-  constructor(rules: RelocationRules) {
+  constructor(rules: RelocationRules, locate: Locate = definitionOf) {
     this.#rules = rules;
+    this.#locate = locate;
   }
 
   /**
@@ -150,14 +155,16 @@ export class Comparison {
     const symbolA = symbolAt(objectA, a.symbol);
     const symbolB = symbolAt(objectB, b.symbol);
     if (isAnonymous(symbolA) && isAnonymous(symbolB)) {
-      const one = definitionOf(objectA, symbolA);
-      const two = definitionOf(objectB, symbolB);
-      if (one === undefined || two === undefined || symbolA.offset !== symbolB.offset) return false;
-      return this.#sameAtom(objectA, one.atom, objectB, two.atom);
+      const one = this.#locate(objectA, symbolA);
+      const two = this.#locate(objectB, symbolB);
+      if (one === undefined || two === undefined || one.symbol.offset !== two.symbol.offset) return false;
+      return this.#sameAtom(one.object, one.atom, two.object, two.atom);
     }
     // What a symbol is, ELF knows only where it is defined.
     const isOneKind = symbolA.kind === symbolB.kind || symbolA.atom === undefined || symbolB.atom === undefined;
-    return isOneKind && symbolA.name === symbolB.name && symbolA.signature === symbolB.signature;
+    // Each unit may have a function of its own by one name, and have specialised it.
+    const isOneHome = symbolA.kind !== 'function' || symbolA.unit === symbolB.unit;
+    return isOneKind && isOneHome && symbolA.name === symbolB.name && symbolA.signature === symbolB.signature;
   }
 
   /** What an anonymous constant holds, as text: equal keys, equal constants, whatever object they stand in. */
@@ -171,11 +178,11 @@ export class Comparison {
     for (const { offset, kind, symbol: index, addend } of atom.relocations) {
       bytes.fill(0, offset, offset + this.#rules.width(kind));
       const symbol = symbolAt(object, index);
-      const target = definitionOf(object, symbol);
+      const target = isAnonymous(symbol) ? this.#locate(object, symbol) : undefined;
       const name =
-        isAnonymous(symbol) && target !== undefined
-          ? `{${this.key(object, target.atom)}}+${symbol.offset}`
-          : `${symbol.name} ${symbol.signature ?? ''}`;
+        target === undefined
+          ? `${symbol.name} ${symbol.unit ?? ''} ${symbol.signature ?? ''}`
+          : `{${this.key(target.object, target.atom)}}+${target.symbol.offset}`;
       targets.push(`${offset} ${kind} ${addend} ${name}`);
     }
     const key = `${atom.kind} ${atom.alignment} ${atom.sizeBytes} ${latin1.decode(bytes)} ${targets.join('\n')}`;

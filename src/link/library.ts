@@ -11,6 +11,7 @@ import { readElfParts } from '../object/elfparts.ts';
 import { readSymbols } from '../object/elfsymbols.ts';
 import { readObject as readWasmObject } from '../object/linking.ts';
 import { type Definition, definitionOf } from './diff.ts';
+import { demote } from './promoted.ts';
 
 /** What stays of an archive. */
 interface Index {
@@ -29,12 +30,14 @@ export class Library {
   #workspace: readonly ObjectSource[] = [];
   #archiveSources: readonly ArchiveSource[] = [];
   readonly #objects = new Map<string, ObjectFile>();
-  readonly #defined = new Map<string, { readonly stamp: string; readonly names: ReadonlySet<string> }>();
+  readonly #defined = new Map<string, Summary & { readonly stamp: string }>();
+  readonly #promoting = new WeakSet<ObjectFile>();
   readonly #archives = new Map<string, Index>();
   /** Paths of those that were looked at since the last `use`. */
   readonly #current = new Set<string>();
   readonly #members = new Map<string, ObjectFile>();
-  /** What an object defines for others, by name, once something was looked for in it. */
+  /** What an object defines for itself, and for others, by name, once something was looked for in it. */
+  readonly #locals = new WeakMap<ObjectFile, ReadonlyMap<string, Symbol>>();
   readonly #symbols = new WeakMap<ObjectFile, ReadonlyMap<string, Symbol>>();
 
   /** What the next look-ups are to find: the objects of one build, and the archives it was linked with. */
@@ -49,9 +52,16 @@ export class Library {
     const id = identity(source);
     const known = this.#objects.get(id);
     if (known !== undefined) return known;
-    const object = readObject(source.bytes(), source.name);
+    const read = readObject(source.bytes(), source.name);
+    const object = demote(read);
+    if (object !== read) this.#promoting.add(object);
     this.#objects.set(id, object);
     return object;
+  }
+
+  /** Whether other units use symbols that would be a workspace object's own, or it uses theirs. */
+  isPromoting(object: ObjectFile): boolean {
+    return this.#promoting.has(object);
   }
 
   /** Forgets every object read but these. */
@@ -63,7 +73,7 @@ export class Library {
   /** Does the look-ups' one-off work ahead of the first edit that needs it. */
   warm(source: ObjectSource | ArchiveSource): void {
     if (!('path' in source)) {
-      this.#names(source);
+      this.#summary(source);
       return;
     }
     const { symbols } = this.#archive(source);
@@ -75,7 +85,7 @@ export class Library {
 
   find(name: string): Definition | undefined {
     for (const source of this.#workspace) {
-      if (!this.#names(source).has(name)) continue;
+      if (!this.#summary(source).names.has(name)) continue;
       const found = this.#definition(this.read(source), name);
       if (found !== undefined) return found;
     }
@@ -88,23 +98,36 @@ export class Library {
     return undefined;
   }
 
-  #definition(object: ObjectFile, name: string): Definition | undefined {
-    let symbols = this.#symbols.get(object);
+  /** A local symbol of a workspace object. */
+  local(source: ObjectSource, name: string): Definition | undefined {
+    return this.#definition(this.read(source), name, true);
+  }
+
+  #definition(object: ObjectFile, name: string, isLocal = false): Definition | undefined {
+    const known = isLocal ? this.#locals : this.#symbols;
+    let symbols = known.get(object);
     if (symbols === undefined) {
-      const defined = object.symbols.filter(({ atom, binding }) => atom !== undefined && binding !== 'local');
+      const defined = object.symbols.filter(
+        ({ atom, binding }) => atom !== undefined && (binding === 'local') === isLocal,
+      );
       symbols = new Map(defined.map((symbol) => [symbol.name, symbol]));
-      this.#symbols.set(object, symbols);
+      known.set(object, symbols);
     }
     const symbol = symbols.get(name);
     return symbol === undefined ? undefined : definitionOf(object, symbol);
   }
 
-  #names(source: ObjectSource): ReadonlySet<string> {
+  /** The other units of its crate whose local symbols a workspace object uses. */
+  units(source: ObjectSource): ReadonlySet<string> {
+    return this.#summary(source).units;
+  }
+
+  #summary(source: ObjectSource): Summary {
     const known = this.#defined.get(source.name);
-    if (known?.stamp === source.stamp) return known.names;
-    const names = definedNames(this.#objects.get(identity(source)), source);
-    this.#defined.set(source.name, { stamp: source.stamp, names });
-    return names;
+    if (known?.stamp === source.stamp) return known;
+    const summary = { ...summarise(this.#objects.get(identity(source)), source), stamp: source.stamp };
+    this.#defined.set(source.name, summary);
+    return summary;
   }
 
   #member({ path, bytes }: ArchiveSource, { member, start, sizeBytes }: Place): ObjectFile {
@@ -155,9 +178,16 @@ function isElf(bytes: Uint8Array): boolean {
   return ELF_MAGIC.every((byte, index) => bytes[index] === byte);
 }
 
-/** What an object defines for others, which takes its symbols alone. */
-function definedNames(object: ObjectFile | undefined, { name, bytes }: ObjectSource): Set<string> {
+/** What an object has to do with others, which takes its symbols alone. */
+interface Summary {
+  /** What it defines for them. */
+  readonly names: ReadonlySet<string>;
+  readonly units: ReadonlySet<string>;
+}
+
+function summarise(object: ObjectFile | undefined, { name, bytes }: ObjectSource): Summary {
   const names = new Set<string>();
+  const units = new Set<string>();
   const content = object === undefined ? bytes() : undefined;
   if (content !== undefined && isElf(content)) {
     const elf = readElf(content, name);
@@ -166,12 +196,13 @@ function definedNames(object: ObjectFile | undefined, { name, bytes }: ObjectSou
         if (typeof symbol.section === 'number' && symbol.binding !== 'local') names.add(symbol.name);
       }
     }
-    return names;
+    return { names, units };
   }
-  for (const symbol of (object ?? readObject(bytes(), name)).symbols) {
+  for (const symbol of (object ?? demote(readObject(bytes(), name))).symbols) {
     if (symbol.atom !== undefined && symbol.binding !== 'local') names.add(symbol.name);
+    if (symbol.unit !== undefined) units.add(symbol.unit);
   }
-  return names;
+  return { names, units };
 }
 
 function identity({ name, stamp }: ObjectSource): string {

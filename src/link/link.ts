@@ -4,8 +4,16 @@
 // functions that are running and the constants to rewrite; (4) follow every relocation from the roots, finding a slot or
 // an address for each target, and adding what the program does not have yet. Nothing is written to the Program.
 
-import type { Atom, Build, Diagnostic, ObjectFile, Patch, Refusal, Symbol } from '../model.ts';
-import { type Change, Comparison, type Definition, definitionOf, namedDefinitions, symbolAt } from './diff.ts';
+import type { Atom, Build, Diagnostic, ObjectFile, ObjectSource, Patch, Refusal, Symbol } from '../model.ts';
+import {
+  type Change,
+  Comparison,
+  type Definition,
+  definitionOf,
+  type Locate,
+  namedDefinitions,
+  symbolAt,
+} from './diff.ts';
 import {
   closureRefusal,
   crateRefusal,
@@ -18,6 +26,7 @@ import {
 import type { Library } from './library.ts';
 import { readable } from './mangle.ts';
 import { Draft, type Entry, type Program } from './program.ts';
+import { homeOf } from './promoted.ts';
 import { type Companion, Reach, signatureOf } from './reach.ts';
 import { type Plan, type Target, Unlinkable } from './target.ts';
 
@@ -61,6 +70,8 @@ class Link {
   /** Names of functions whose old callers must not reach the new code. */
   readonly #retyped = new Set<string>();
   readonly #warnings: Diagnostic[] = [];
+  /** Objects of the running program that the build has others for. */
+  readonly #older = new Set<ObjectFile>();
 
   constructor(program: Program, build: Build, library: Library, target: Target, companion: Companion | undefined) {
     this.#program = program;
@@ -69,8 +80,9 @@ class Link {
     this.#target = target;
     this.#companion = companion;
     this.#draft = new Draft(program);
-    this.#comparison = new Comparison(target);
-    this.#reach = new Reach(this.#draft, library, target, this.#comparison, companion);
+    const locate: Locate = (object, symbol) => this.#locate(object, symbol);
+    this.#comparison = new Comparison(target, locate);
+    this.#reach = new Reach(this.#draft, library, target, this.#comparison, locate, companion);
     library.use(build.objects, build.archives);
   }
 
@@ -146,7 +158,6 @@ class Link {
   // ------------------------------------------------------------------------------------------------------ compare
 
   #changedObjects(): { before: ObjectFile[]; after: ObjectFile[] } {
-    const before: ObjectFile[] = [];
     const after: ObjectFile[] = [];
     const present = new Set<string>();
     for (const source of this.#build.objects) {
@@ -160,11 +171,47 @@ class Link {
     for (const [name, linked] of this.#program.objects) {
       if (!present.has(name)) this.#draft.removedObjects.add(name);
       else if (this.#draft.objects.get(name)?.source.stamp === linked.source.stamp) continue;
-      const object = this.#library.read(linked.source);
-      before.push(object);
-      if (linked.fromBase) this.#placeBaseConstants(object);
+      this.#older.add(this.#library.read(linked.source));
+    }
+    for (const source of this.#users(new Set([...after, ...this.#older]))) {
+      const object = this.#library.read(source);
+      after.push(object);
+      this.#older.add({ ...object, atoms: object.atoms.map((atom) => ({ ...atom })) });
+    }
+    const before = [...this.#older];
+    for (const object of before) {
+      if (this.#program.objects.get(object.name)?.fromBase === true) this.#placeBaseConstants(object);
     }
     return { before, after };
+  }
+
+  /** Objects that are what they were, byte for byte, and use what is not: a constant of another unit, by its number. */
+  #users(changed: ReadonlySet<ObjectFile>): readonly ObjectSource[] {
+    if (![...changed].some((object) => this.#library.isPromoting(object))) return [];
+    const names = new Set(Array.from(changed, ({ name }) => name));
+    const users = this.#build.objects.filter(({ name }) => !names.has(name));
+    const found: ObjectSource[] = [];
+    // What uses a constant that uses such a one, too.
+    for (let last = -1; last < found.length;) {
+      last = found.length;
+      for (const source of users) {
+        if (names.has(source.name)) continue;
+        if (![...this.#library.units(source)].some((unit) => names.has(homeOf(source, { unit })))) continue;
+        names.add(source.name);
+        found.push(source);
+      }
+    }
+    return found;
+  }
+
+  /** Where a symbol is defined: in the object, or in the unit of the same crate that has promoted it. */
+  #locate(object: ObjectFile, symbol: Symbol): Definition | undefined {
+    if (symbol.unit === undefined) return definitionOf(object, symbol);
+    const home = homeOf(object, symbol);
+    const source = this.#older.has(object)
+      ? this.#program.objects.get(home)?.source
+      : this.#build.objects.find(({ name }) => name === home);
+    return source && this.#library.local(source, symbol.name);
   }
 
   /** The linker's map names the address of every constant of a base object; what lies there is checked before it is used. */

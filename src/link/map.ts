@@ -7,6 +7,8 @@
 // The columns are fixed: three right-aligned numbers of 8 characters, then the name, indented by 0 (output section),
 // 8 (input chunk) or 16 (symbol).
 
+import { readPromoted } from './promoted.ts';
+
 export interface LinkerMap {
   /** Function symbol → name of the object that defines it. A name defined twice stands in `ambiguous` instead. */
   readonly functions: ReadonlyMap<string, string>;
@@ -70,7 +72,8 @@ export function readMap(text: string): LinkerMap {
     } else if (indent === SYMBOL && inData) {
       const address = parseInt(text.slice(start, start + 8), 16);
       const sizeBytes = parseInt(text.slice(start + 18, start + 27), 16);
-      data.set(text.slice(start + NAME + SYMBOL, end), { address, sizeBytes });
+      const name = text.slice(start + NAME + SYMBOL, end);
+      data.set(readPromoted(name)?.name ?? name, { address, sizeBytes });
     }
     start = end + 1;
   }

@@ -6,6 +6,7 @@
 import type { AtomKind, ObjectFile, ObjectSource, Signature, Symbol } from '../model.ts';
 import type { Threads } from './guard.ts';
 import type { TypeDigests } from './layout.ts';
+import { homeOf } from './promoted.ts';
 
 /** A function that can be called through its slot. */
 export interface Entry {
@@ -161,7 +162,7 @@ export class Draft {
     const own = this.named(localKey(object, symbol));
     if (own !== undefined) return own;
     const entry = this.named(symbol.name);
-    return entry?.object === object.name ? entry : undefined;
+    return entry?.object === homeOf(object, symbol) ? entry : undefined;
   }
 
   named(key: string): Entry | undefined {
@@ -196,6 +197,21 @@ export class Draft {
     return this.data.get(key) ?? this.program.data.get(key);
   }
 
+  /**
+   * Whether a variable that has no place of its own is one that has, seen by the optimiser in another way: it takes what
+   * only one unit uses apart, `NAME.0`, `NAME.1`, and together again when an edit leads others to it.
+   */
+  isApart(symbol: Pick<Symbol, 'name'>): boolean {
+    if (!isMangled(symbol)) return false;
+    const { name } = symbol;
+    const whole = wholeOf(name);
+    for (const places of [this.data, this.program.data]) {
+      for (const other of places.keys())
+        if (other !== name && other.startsWith(whole) && wholeOf(other) === whole) return true;
+    }
+    return false;
+  }
+
   constantAt(key: string): readonly number[] {
     return this.constants.get(key) ?? this.program.constants.get(key) ?? [];
   }
@@ -212,12 +228,17 @@ export class Draft {
 }
 
 /** Under what a local symbol is known: others may define one of the same name. */
-export function localKey(object: Pick<ObjectFile, 'name'>, symbol: Pick<Symbol, 'name'>): string {
-  return `${object.name}\0${symbol.name}`;
+export function localKey(object: Pick<ObjectFile, 'name'>, symbol: Pick<Symbol, 'name' | 'unit'>): string {
+  return `${homeOf(object, symbol)}\0${symbol.name}`;
+}
+
+/** Mangled names have no dots. */
+function wholeOf(name: string): string {
+  return name.replace(/\..*$/s, '');
 }
 
 /** Such a name is of one crate, and means one thing in it; of a local symbol of C, others may have the name. */
-function isMangled({ name }: Symbol): boolean {
+function isMangled({ name }: Pick<Symbol, 'name'>): boolean {
   return /^_(?:R|ZN)/.test(name);
 }
 

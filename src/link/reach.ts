@@ -2,7 +2,7 @@
 // program does not have yet, with a slot or an address for whatever a relocation names.
 
 import type { Atom, ObjectFile, Relocation, Signature, Symbol } from '../model.ts';
-import { type Comparison, type Definition, definitionOf, isAnonymous, symbolAt } from './diff.ts';
+import { type Comparison, type Definition, definitionOf, isAnonymous, type Locate, symbolAt } from './diff.ts';
 import type { Library } from './library.ts';
 import { readable } from './mangle.ts';
 import type { Draft, Entry } from './program.ts';
@@ -40,6 +40,7 @@ export class Reach {
   readonly #library: Library;
   readonly #target: Target;
   readonly #comparison: Comparison;
+  readonly #locate: Locate;
   readonly #companion: Companion | undefined;
   /** Definitions whose relocations are still to be followed. */
   readonly #queue: (() => void)[] = [];
@@ -58,12 +59,14 @@ export class Reach {
     library: Library,
     target: Target,
     comparison: Comparison,
+    locate: Locate,
     companion: Companion | undefined,
   ) {
     this.#draft = draft;
     this.#library = library;
     this.#target = target;
     this.#comparison = comparison;
+    this.#locate = locate;
     this.#companion = companion;
   }
 
@@ -198,7 +201,7 @@ export class Reach {
         alias === symbol.name && !fromCompanion ? this.#draft.entry(object, symbol) : this.#draft.named(alias);
       if (entry !== undefined && entry.signature === signatureOf(symbol)) return entry;
     }
-    const own = definitionOf(object, symbol);
+    const own = this.#locate(object, symbol);
     if (own !== undefined && !fromCompanion) return this.add(own);
     const found = this.#library.find(symbol.name) ?? own ?? this.#fromCompanion(symbol);
     if (found !== undefined) return found.symbol.atom === undefined ? this.#import(found.symbol) : this.add(found);
@@ -260,7 +263,7 @@ export class Reach {
   }
 
   #address(object: ObjectFile, symbol: Symbol): number {
-    const own = definitionOf(object, symbol);
+    const own = this.#locate(object, symbol);
     if (own !== undefined && isAnonymous(symbol)) return this.#constant(own);
     const place = this.#draft.place(object, symbol);
     if (place !== undefined) return place.address;
@@ -268,6 +271,10 @@ export class Reach {
     if (found === undefined) throw new Unlinkable(`nothing on the link line defines \`${readable(symbol.name)}\``);
     if (this.#draft.program.ambiguous.has(symbol.name) && found.atom.kind !== 'constant') {
       throw new Unlinkable(`several statics of the program are named \`${readable(symbol.name)}\``);
+    }
+    if (found.atom.kind !== 'constant' && this.#draft.isApart(symbol)) {
+      const reason = `the optimiser keeps the parts of \`${readable(symbol.name)}\` elsewhere than in the running program`;
+      throw new Unlinkable(reason);
     }
     const address = this.#allocate(found.atom) + found.symbol.offset;
     this.#draft.enterPlace(found.object, found.symbol, { address, sizeBytes: found.symbol.sizeBytes });

@@ -23,6 +23,11 @@ test.each(SEEDS)('patches of program %i in a page equal a rebuild', { timeout: 6
   expect(await checkProgram(pages(browser), { seed, steps: STEPS })).toBeGreaterThan(PATCHES);
 });
 
+test('patches of an optimised program in a page equal a rebuild', { timeout: 600_000 }, async () => {
+  const driver = pages(browser, { optimised: true });
+  expect(await checkProgram(driver, { seed: 3, steps: STEPS })).toBeGreaterThan(PATCHES);
+});
+
 test.each(SEEDS)('patches of program %i in a process equal a rebuild', { timeout: 600_000 }, async (seed) => {
   expect(await checkProgram(processes(), { seed, steps: STEPS })).toBeGreaterThan(PATCHES);
 });
