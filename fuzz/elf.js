@@ -5,11 +5,10 @@
 import { readdirSync, readFileSync } from 'node:fs';
 
 import { readArchive } from '../dist/object/archive.js';
-import { ET_REL, readElf, SHT_SYMTAB, writeElf } from '../dist/object/elf.js';
+import { ET_REL, readElf, writeElf } from '../dist/object/elf.js';
+import { ElfEditor } from '../dist/object/elfeditor.js';
 import { readElfImage } from '../dist/object/elfimage.js';
 import { readElfObject } from '../dist/object/elfobject.js';
-import { editElf, renameSymbols } from '../dist/object/elfwriter.js';
-import { readSymbols } from '../dist/object/elfsymbols.js';
 import { fuzzReader, runFromCommandLine } from './reader.js';
 
 const FIXTURES = new URL('../test/fixtures/elf/', import.meta.url);
@@ -54,17 +53,23 @@ function elfsIn(name, bytes) {
 function readEverything(bytes, name) {
   const elf = readElf(bytes, name);
   if (Buffer.compare(writeElf(elf), bytes) !== 0) throw new Error('what was read is written as something else');
-  if (elf.header.type === ET_REL) readAndEdit(bytes, name, elf);
+  if (elf.header.type === ET_REL) readAndEdit(bytes, name);
   else readElfImage(bytes, name).relocations();
 }
 
-function readAndEdit(bytes, name, elf) {
+function readAndEdit(bytes, name) {
   for (const section of readElfObject(bytes, name).sections) section.relocations();
-  const table = elf.sections.find(({ type }) => type === SHT_SYMTAB);
-  if (table === undefined) return;
-  const symbols = readSymbols(elf, table);
-  writeElf(renameSymbols(elf, new Map([[symbols.at(-1)?.name ?? '', 'renamed']])));
-  writeElf(editElf(elf, { symbols: symbols.map((symbol) => ({ ...symbol, binding: 'global' })) }));
+  const editor = new ElfEditor(bytes, name);
+  const { symbols } = editor;
+  if (symbols.length === 0) return;
+  editor.replace(symbols.length - 1, { ...symbols.at(-1), name: 'renamed' });
+  const added = editor.add({ ...symbols.at(-1), name: 'added', binding: 'global' });
+  for (let section = 0; section < editor.sectionCount; section++) {
+    editor.sectionName(section);
+    if (editor.relocated(section) === undefined) continue;
+    editor.redirect(section, new Uint32Array(symbols.length).fill(added), ({ addend }) => addend === 0);
+  }
+  editor.finish();
 }
 
 /** One to three edits: a field of a table or a header, a byte anywhere, bytes moved; or the end cut off. */

@@ -24,17 +24,19 @@ import {
   SHF_STRINGS,
   SHF_TLS,
   SHF_WRITE,
-  SHT_LLVM_ADDRSIG,
+  SHN_LORESERVE,
   SHT_NOBITS,
+  SHT_STRTAB,
   SHT_SYMTAB,
   SHT_SYMTAB_SHNDX,
   SHT_X86_64_UNWIND,
   writeElf,
 } from '../src/object/elf.ts';
+import { ElfEditor } from '../src/object/elfeditor.ts';
 import { bytesAt, type ElfImage, readElfImage } from '../src/object/elfimage.ts';
 import { type ElfObject, readElfObject } from '../src/object/elfobject.ts';
-import { type ElfSymbolEntry, readGroup, readSymbols } from '../src/object/elfsymbols.ts';
-import { editElf, renameSymbols, writeElfObject } from '../src/object/elfwriter.ts';
+import { type ElfSymbolEntry, readGroup, readRelocationEntries, readSymbols } from '../src/object/elfsymbols.ts';
+import { writeElfObject } from '../src/object/elfwriter.ts';
 import {
   applyRelocation,
   fitsRelocation,
@@ -474,72 +476,136 @@ describe('relocations', () => {
   });
 });
 
+/** Gives every function a name of its own, as base links do: a local one keeps its symbol, and gets a global one besides. */
+function promote(bytes: Uint8Array, name: string, rename: (name: string) => string): Uint8Array {
+  const editor = new ElfEditor(bytes, name);
+  const others = new Uint32Array(editor.symbols.length);
+  for (const [index, symbol] of editor.symbols.entries()) {
+    if (symbol.type !== 'function') continue;
+    const promoted = { ...symbol, name: rename(symbol.name), visibility: 'hidden' } as const;
+    if (symbol.binding === 'local') others[index] = editor.add({ ...promoted, binding: 'global' });
+    else editor.replace(index, promoted);
+  }
+  for (let table = 0; table < editor.sectionCount; table++)
+    if (editor.relocated(table) !== undefined) editor.redirect(table, others, () => true);
+  return editor.finish();
+}
+
 describe('editing', () => {
   test.each(objects.filter(([, bytes]) => symbolTable(readElf(bytes, '')).length > 0))(
-    '%s keeps every reference when its symbols move',
+    '%s keeps all but the names of functions',
     (name, bytes) => {
       const before = readElfObject(bytes, name);
-      const promoted = new Map<string, string>();
-      const symbols = symbolTable(before.elf).map((symbol): ElfSymbolEntry => {
-        if (symbol.binding !== 'local' || symbol.type !== 'function') return symbol;
-        promoted.set(symbol.name, `${symbol.name}.unit1`);
-        return { ...symbol, name: `${symbol.name}.unit1`, binding: 'global', visibility: 'hidden' };
-      });
-      const written = writeElf(editElf(before.elf, { symbols }));
+      const promoted = new Set(before.symbols.flatMap((symbol) => (symbol.type === 'function' ? symbol.name : [])));
+      const written = promote(bytes, name, (symbol) => `${symbol}.unit1`);
       const after = readElfObject(written, name);
-      const rename = (symbol: string): string => promoted.get(symbol) ?? symbol;
-      expect(references(after)).toEqual(references(before, rename));
+      expect(references(after)).toEqual(
+        references(before, (symbol) => (promoted.has(symbol) ? `${symbol}.unit1` : symbol)),
+      );
       expect(after.atoms.map(({ comdat }) => comdat)).toEqual(before.atoms.map(({ comdat }) => comdat));
       for (const [index, atom] of before.atoms.entries()) {
         expectSame(after.atoms[index]?.bytes ?? Uint8Array.of(), atom.bytes);
+      }
+      for (const [index, { name: section, sizeBytes, type }] of before.elf.sections.entries()) {
+        expect(after.elf.sections[index]).toMatchObject({ name: section, type });
+        if (![SHT_SYMTAB, SHT_STRTAB, SHT_SYMTAB_SHNDX].includes(type))
+          expect(after.elf.sections[index]?.sizeBytes).toBe(sizeBytes);
       }
       for (const group of sectionsOf(after.elf, 17)) expect(readGroup(after.elf, group).isComdat).toBe(true);
       const firstGlobal = after.symbols.findIndex(({ binding }) => binding !== 'local');
       const end = firstGlobal < 0 ? after.symbols.length : firstGlobal;
       expect(sectionsOf(after.elf, SHT_SYMTAB)[0]?.info).toBe(end);
       expect(after.symbols.slice(end).every(({ binding }) => binding !== 'local')).toBe(true);
+      // Nothing of it overlaps, and it can be edited again.
+      expectSame(writeElf(after.elf), written);
+      expect(
+        symbolTable(
+          readElf(
+            promote(written, name, (symbol) => symbol),
+            name,
+          ),
+        ).length,
+      ).toBeGreaterThan(0);
     },
   );
 
-  test('a new name leaves the others, and does not need a new index', () => {
-    const { elf } = object('release.o');
-    const renamed = renameSymbols(elf, new Map([['visible', 'visible.impl']]));
-    const names = symbolTable(renamed).map(({ name }) => name);
-    expect(names).toContain('visible.impl');
-    expect(names).not.toContain('visible');
-    expect(names.map((name) => name.replace('.impl', ''))).toEqual(symbolTable(elf).map(({ name }) => name));
-    expect(renamed.sections.map(({ name }) => name)).toEqual(elf.sections.map(({ name }) => name));
+  test('only relocations that are asked for name another symbol', () => {
+    const bytes = read('release.o');
+    const editor = new ElfEditor(bytes, 'release.o');
+    const added = editor.add({ ...defined, name: 'elsewhere', section: 'undefined' });
+    const tables = Array.from({ length: editor.sectionCount }, (_, section) => section).filter(
+      (section) => editor.relocated(section) !== undefined,
+    );
+    const all = new Uint32Array(editor.symbols.length).fill(added);
+    const seen: number[] = [];
+    for (const table of tables)
+      editor.redirect(table, all, ({ kind, symbol }) => {
+        seen.push(symbol);
+        return kind === x86_64.R_X86_64_PC32.number;
+      });
+    const [before, after] = [bytes, editor.finish()].map((file) => {
+      const elf = readElf(file, 'release.o');
+      return tables.flatMap((table) => readRelocationEntries(elf, elf.sections[table] ?? expect.fail('no section')));
+    });
+    expect(seen).toEqual(before?.map(({ symbol }) => symbol));
+    expect(after).toEqual(
+      before?.map((entry) => (entry.kind === x86_64.R_X86_64_PC32.number ? { ...entry, symbol: added } : entry)),
+    );
+    expect(after?.some(({ symbol }) => symbol === added)).toBe(true);
+    expect(after?.some(({ symbol }) => symbol !== added)).toBe(true);
   });
 
-  test('address-significance tables follow', () => {
-    const { elf } = object('release.o');
-    const link = elf.sections.findIndex(({ type }) => type === SHT_SYMTAB);
-    const symbols = symbolTable(elf);
-    const visible = symbols.findIndex(({ name }) => name === 'visible');
-    const table = {
-      name: '.llvm_addrsig',
-      type: SHT_LLVM_ADDRSIG,
-      flags: 0,
-      alignment: 1,
-      bytes: Uint8Array.of(visible),
+  test('a new name leaves the others, and does not need a new index', () => {
+    const bytes = read('release.o');
+    const before = readElf(bytes, 'release.o');
+    const after = readElf(
+      promote(bytes, 'release.o', (name) => name.replace(/^visible$/, 'visible.impl')),
+      'release.o',
+    );
+    const names = symbolTable(after).map(({ name }) => name);
+    expect(names).toContain('visible.impl');
+    expect(names).not.toContain('visible');
+    const count = symbolTable(before).length;
+    expect(names.slice(0, count).map((name) => name.replace('.impl', ''))).toEqual(
+      symbolTable(before).map(({ name }) => name),
+    );
+    expect(after.sections.map(({ name }) => name)).toEqual(before.sections.map(({ name }) => name));
+  });
+
+  test('a symbol in a section whose index does not fit gets a table for it', () => {
+    const count = SHN_LORESERVE;
+    const bytes = writeElfObject({
+      sections: Array.from({ length: count }, () => ({ name: '.s', flags: SHF_ALLOC, alignment: 1, sizeBytes: 1 })),
+      symbols: [{ ...defined, name: 'first', section: 0 }],
+      relocations: [],
+    });
+    const last = readElf(bytes, 'many').sections.findLastIndex(({ name }) => name === '.s');
+    const edit = (file: Uint8Array, name: string): Uint8Array => {
+      const editor = new ElfEditor(file, 'many');
+      editor.add({ ...defined, name, section: last });
+      return editor.finish();
     };
-    const made = editElf(elf, { sections: [table] });
-    const linked = made.sections.map((section) => (section.type === SHT_LLVM_ADDRSIG ? { ...section, link } : section));
-    const local: ElfSymbolEntry = { ...defined, name: 'first', binding: 'local', section: 'absolute', value: -1 };
-    const moved = editElf({ ...made, sections: linked }, { symbols: [...symbols, local] });
-    const [index = 0] = sectionsOf(moved, SHT_LLVM_ADDRSIG)[0]?.bytes ?? [];
-    expect(index).toBe(visible + 1);
-    expect(symbolTable(moved)[index]?.name).toBe('visible');
-    expect(symbolTable(moved)).toContainEqual({ ...local, value: -1 });
+    const once = edit(bytes, 'once');
+    const elf = readElf(edit(once, 'twice'), 'many');
+    expect(sectionsOf(readElf(once, 'many'), SHT_SYMTAB_SHNDX)).toHaveLength(1);
+    expect(sectionsOf(elf, SHT_SYMTAB_SHNDX)).toHaveLength(1);
+    const found = symbolTable(elf).filter(({ section }) => section === last);
+    expect(found.map(({ name }) => name)).toEqual(['once', 'twice']);
+    const readelf = tool('apt-get install binutils', 'readelf');
+    const listed = execFileSync(readelf, ['--syms', save('many.o', once)], { encoding: 'utf8', stdio: 'pipe' });
+    expect(listed).toMatch(new RegExp(`\\b${last} once`));
   });
 
   test('an edit that makes no sense is a bug, and says so', () => {
-    const { elf } = object('release.o');
-    const symbols = symbolTable(elf);
-    expect(() => editElf(elf, { symbols: symbols.slice(1) })).toThrow(/symbols are now/);
-    expect(() => editElf(elf, { relocations: new Map([[9999, []]]) })).toThrow('there is no section 9999 to relocate');
-    const bad = [{ offset: 0, kind: 1, symbol: 9999, addend: 0 }];
-    expect(() => editElf(elf, { relocations: new Map([[2, bad]]) })).toThrow(/symbol 9999/);
+    const editor = new ElfEditor(read('release.o'), 'release.o');
+    expect(() => editor.replace(9999, { ...defined, name: 'none', section: 0 })).toThrow('has no symbol 9999');
+    editor.add({ ...defined, name: 'late', section: 'absolute', binding: 'local' });
+    expect(() => editor.finish()).toThrow(/local symbols in front of all others/);
+    const relocation = { section: 0, offset: 0, kind: 1, symbol: 0, addend: 0 };
+    const made = { sections: [], symbols: [], relocations: [relocation] };
+    expect(() => writeElfObject(made)).toThrow('there is no section 0 to relocate');
+    const section = { name: '.text', flags: SHF_ALLOC, alignment: 1, bytes: new Uint8Array(8) };
+    expect(() => writeElfObject({ ...made, sections: [section] })).toThrow('there is no symbol 0 among 0');
   });
 
   test.each(linkers)('%s links an object of our own, and it runs', (_name, linker) => {
@@ -599,14 +665,10 @@ describe('editing', () => {
     };
     rustc(SOURCE, '--crate-type=lib', '--emit=obj', '-Cdebuginfo=2', '-o', join(scratch, 'tiny.o'));
     const bytes = new Uint8Array(readFileSync(join(scratch, 'tiny.o')));
-    const { elf } = readElfObject(bytes, 'tiny.o');
-    const symbols = symbolTable(elf).map((symbol): ElfSymbolEntry => {
-      if (symbol.type !== 'function' || symbol.name === 'visible') return symbol;
-      return { ...symbol, name: `${symbol.name}.unit1`, binding: 'global', visibility: 'hidden' };
-    });
+    const promoted = promote(bytes, 'tiny.o', (name) => (name === 'visible' ? name : `${name}.unit1`));
     const plain = link('plain', bytes);
     expect(plain).toBeGreaterThan(0);
-    expect(link('edited', writeElf(editElf(elf, { symbols })))).toBe(plain);
+    expect(link('edited', promoted)).toBe(plain);
     const program = readElfImage(new Uint8Array(readFileSync(join(scratch, 'edited'))), 'edited');
     expect(program.symbols.filter(({ name }) => /^_ZN4tiny7guarded17h\w+E\.unit1$/.test(name))).toHaveLength(1);
     expectSame(writeElf(program.elf), new Uint8Array(readFileSync(join(scratch, 'edited'))));

@@ -14,27 +14,12 @@
 // All stubs are in one object and 8 bytes each, as slots are: slot N is at slots + 8 N and its stub at stubs + 8 N. Behind
 // them are slots that nothing uses yet, with their stubs: for functions that patches add.
 
-import type { ObjectSource, Relocation, Rewrite } from '../model.ts';
-import { Writer } from '../object/bytes.ts';
-import {
-  type Elf,
-  type ElfSection,
-  readElf,
-  SHF_ALLOC,
-  SHF_EXECINSTR,
-  SHF_GROUP,
-  SHF_MERGE,
-  SHF_TLS,
-  SHF_WRITE,
-  sectionsOf,
-  SHT_PROGBITS,
-  SHT_RELA,
-  SHT_SYMTAB,
-  writeElf,
-} from '../object/elf.ts';
+import type { ObjectSource, Rewrite } from '../model.ts';
+import { SHF_ALLOC, SHF_EXECINSTR, SHF_GROUP, SHF_MERGE, SHF_TLS, SHF_WRITE, SHT_PROGBITS } from '../object/elf.ts';
+import { ElfEditor } from '../object/elfeditor.ts';
 import { meansStart } from '../object/elfparts.ts';
-import { type ElfSymbolEntry, readRelocationEntries, readSymbols } from '../object/elfsymbols.ts';
-import { editElf, type NewElfRelocation, writeElfObject } from '../object/elfwriter.ts';
+import type { ElfSymbolEntry } from '../object/elfsymbols.ts';
+import { type NewElfRelocation, writeElfObject } from '../object/elfwriter.ts';
 import { stubFrames } from '../object/frames.ts';
 import { x86_64 } from '../object/x86_64.ts';
 
@@ -120,23 +105,10 @@ export function stubObjects(objects: readonly ObjectSource[], known: KnownObject
 }
 
 function stubObject({ name, stamp, bytes }: ObjectSource): StubbedObject {
-  const object = readSource(bytes(), name);
-  if (object === undefined) return { stamp, functions: [] };
+  const object = new ElfEditor(bytes(), name);
   const functions = functionsOf(object);
   const edited = rewriteObject(object, functions);
   return { stamp, functions, ...(edited && { bytes: edited }) };
-}
-
-interface Source {
-  readonly name: string;
-  readonly elf: Elf;
-  readonly symbols: readonly ElfSymbolEntry[];
-}
-
-function readSource(bytes: Uint8Array, name: string): Source | undefined {
-  const elf = readElf(bytes, name);
-  const table = sectionsOf(elf, SHT_SYMTAB)[0];
-  return table === undefined ? undefined : { name, elf, symbols: readSymbols(elf, table) };
 }
 
 interface Stub {
@@ -155,22 +127,22 @@ interface Stubbable {
 }
 
 /** The functions of an object that get a stub: those that are a section's beginning, which in Rust are all. */
-function functionsOf({ name: object, elf, symbols }: Source): Stubbable[] {
+function functionsOf(object: ElfEditor): Stubbable[] {
   const found: Stubbable[] = [];
-  for (const [index, entry] of symbols.entries()) {
+  object.symbols.forEach((entry, index) => {
     const { name, type, section, value, binding, visibility } = entry;
-    if (type !== 'function' || typeof section !== 'number' || value !== 0) continue;
-    const { flags = 0 } = elf.sections[section] ?? {};
+    if (type !== 'function' || typeof section !== 'number' || value !== 0) return;
+    const flags = object.flags(section);
     // Of weak ones and those in a group the linker chooses which object's counts.
-    if (!(flags & SHF_EXECINSTR) || flags & SHF_GROUP || binding === 'weak' || !isSwappable(name)) continue;
-    const unique = binding === 'local' ? `${name}.${object}` : name;
+    if (!(flags & SHF_EXECINSTR) || flags & SHF_GROUP || binding === 'weak' || !isSwappable(name)) return;
+    const unique = binding === 'local' ? `${name}.${object.name}` : name;
     const stub = {
       name: unique,
       body: `${unique}.impl`,
       visibility: binding === 'local' ? 'hidden' : visibility,
     } as const;
     found.push({ index, entry, section, stub });
-  }
+  });
   return found;
 }
 
@@ -187,76 +159,80 @@ function isSwappable(name: string): boolean {
  * Undefined when there is nothing to change. Every symbol keeps its index, and local ones stay local beside the global
  * name that they get: so nothing else of the object, debug information above all, has to be rewritten.
  */
-function rewriteObject(object: Source, functions: readonly Stubbable[]): Uint8Array | undefined {
-  const { elf } = object;
-  const symbols = [...object.symbols];
-  /** By the index of a symbol that means a function, or of its section's symbol, that of the stub. */
-  const stubOf = new Map<number, number>();
+function rewriteObject(object: ElfEditor, functions: readonly Stubbable[]): Uint8Array | undefined {
+  const { symbols } = object;
+  /** By the index of a symbol that means a function, or of its section's symbol, that of the stub; 0 for none. */
+  const stubOf = new Uint32Array(symbols.length);
   const bySection = new Map<number, number>();
   for (const { index, entry, section, stub } of functions) {
-    const { sizeBytes } = entry;
-    const body = globalSymbol(stub.body, 'function', 'hidden', section, 0, sizeBytes);
-    if (entry.binding === 'local') symbols.push(body);
-    else symbols[index] = body;
-    stubOf.set(index, symbols.length);
-    if (!bySection.has(section)) bySection.set(section, symbols.length);
-    symbols.push(globalSymbol(stub.name, 'none', stub.visibility, 'undefined', 0, 0));
+    const body = globalSymbol(stub.body, 'function', 'hidden', section, 0, entry.sizeBytes);
+    if (entry.binding === 'local') object.add(body);
+    else object.replace(index, body);
+    const added = object.add(globalSymbol(stub.name, 'none', stub.visibility, 'undefined', 0, 0));
+    stubOf[index] = added;
+    if (!bySection.has(section)) bySection.set(section, added);
   }
-  for (const [index, { type, section }] of object.symbols.entries()) {
+  symbols.forEach(({ type, section }, index) => {
     const stub = type === 'section' && typeof section === 'number' ? bySection.get(section) : undefined;
-    if (stub !== undefined) stubOf.set(index, stub);
-  }
+    if (stub !== undefined) stubOf[index] = stub;
+  });
   const anchors = anchorsOf(object);
   if (functions.length === 0 && anchors.length === 0) return undefined;
-  symbols.push(...anchors);
-  return writeElf(editElf(elf, { symbols, relocations: redirect(elf, stubOf) }));
+  for (const anchor of anchors) object.add(anchor);
+  redirect(object, stubOf);
+  return object.finish();
 }
 
-/** By section, the relocations of those that name a function, as the stub. */
-function redirect(elf: Elf, stubOf: ReadonlyMap<number, number>): Map<number, readonly Relocation[]> {
-  const redirected = new Map<number, readonly Relocation[]>();
-  for (const table of sectionsOf(elf, SHT_RELA)) {
-    const target = elf.sections[table.info];
-    if (target === undefined || !(target.flags & SHF_ALLOC) || isUnwindTable(target)) continue;
-    const source = { kind: target.flags & SHF_EXECINSTR ? 'code' : 'data' } as const;
-    let changed = false;
-    const relocations = readRelocationEntries(elf, table).map((relocation) => {
-      const stub = stubOf.get(relocation.symbol);
-      if (stub === undefined || !meansStart(source, relocation)) return relocation;
-      changed = true;
-      const { offset, kind, addend } = relocation;
-      return { offset, kind, symbol: stub, addend };
-    });
-    if (changed) redirected.set(table.info, relocations);
+/** Lets relocations that name a function name the stub. */
+function redirect(object: ElfEditor, stubOf: Uint32Array): void {
+  for (let table = 0; table < object.sectionCount; table++) {
+    const target = object.relocated(table);
+    if (target === undefined) continue;
+    const flags = object.flags(target);
+    if (!(flags & SHF_ALLOC) || isUnwindTable(object.sectionName(target))) continue;
+    const source = { kind: flags & SHF_EXECINSTR ? 'code' : 'data' } as const;
+    object.redirect(table, stubOf, (relocation) => meansStart(source, relocation));
   }
-  return redirected;
 }
 
-function isUnwindTable({ name }: ElfSection): boolean {
+function isUnwindTable(name: string): boolean {
   return name === '.eh_frame' || name.startsWith('.gcc_except_table');
 }
 
 /** Symbols for data that the finished program would not tell the place of: local statics, and constants without a name. */
-function anchorsOf({ name: object, elf, symbols }: Source): ElfSymbolEntry[] {
+function anchorsOf(object: ElfEditor): ElfSymbolEntry[] {
   const anchors: ElfSymbolEntry[] = [];
   const add = (name: string, section: number, value: number, sizeBytes: number): void => {
-    anchors.push(globalSymbol(`${ANCHOR}${object}:${name}`, 'object', 'hidden', section, value, sizeBytes));
+    anchors.push(globalSymbol(`${ANCHOR}${object.name}:${name}`, 'object', 'hidden', section, value, sizeBytes));
   };
   const named = new Set<number>();
-  for (const { name, type, binding, section, value, sizeBytes } of symbols) {
+  for (const { name, type, binding, section, value, sizeBytes } of object.symbols) {
     if (type !== 'object' || typeof section !== 'number') continue;
     if (binding === 'local' && !name.startsWith('_')) continue;
     named.add(section);
     if (binding === 'local') add(name, section, value, sizeBytes);
   }
-  const names = new Map<string, number>();
-  for (const { name } of elf.sections) names.set(name, (names.get(name) ?? 0) + 1);
-  for (const [index, section] of elf.sections.entries()) {
-    const { name, type, flags, sizeBytes } = section;
-    if (type !== SHT_PROGBITS || !(flags & SHF_ALLOC) || flags & NOT_ANCHORED || sizeBytes === 0) continue;
-    if (!named.has(index) && !isUnwindTable(section) && names.get(name) === 1) add(name, index, 0, sizeBytes);
+  let counts: ReadonlyMap<string, number> | undefined;
+  for (let section = 0; section < object.sectionCount; section++) {
+    const flags = object.flags(section);
+    if (!(flags & SHF_ALLOC) || flags & NOT_ANCHORED || object.type(section) !== SHT_PROGBITS) continue;
+    const sizeBytes = object.sizeBytes(section);
+    const name = object.sectionName(section);
+    if (sizeBytes === 0 || named.has(section) || isUnwindTable(name)) continue;
+    counts ??= countNames(object);
+    if (counts.get(name) === 1) add(name, section, 0, sizeBytes);
   }
   return anchors;
+}
+
+/** How many sections have a name. */
+function countNames(object: ElfEditor): Map<string, number> {
+  const counts = new Map<string, number>();
+  for (let section = 0; section < object.sectionCount; section++) {
+    const name = object.sectionName(section);
+    counts.set(name, (counts.get(name) ?? 0) + 1);
+  }
+  return counts;
 }
 
 /** Code, thread-locals, and what linkers merge, which has no place of its own; of a group, another object's may count. */
@@ -288,8 +264,9 @@ const JUMP_FIELD = 2;
 function slotObject(stubs: readonly Stub[]): Uint8Array {
   const count = stubs.length + FREE_SLOTS;
   const sizeBytes = count * SLOT_BYTES;
-  const code = new Writer(sizeBytes);
-  for (let slot = 0; slot < count; slot++) code.bytes(JUMP);
+  const code = new Uint8Array(sizeBytes);
+  code.set(JUMP);
+  for (let done = JUMP.length; done < sizeBytes; done *= 2) code.copyWithin(done, 0, done);
   const own = (name: string, section: number, value: number): ElfSymbolEntry =>
     globalSymbol(name, 'none', 'hidden', section, value, 0);
   const symbols: ElfSymbolEntry[] = [
@@ -328,7 +305,7 @@ function slotObject(stubs: readonly Stub[]): Uint8Array {
   relocations.push({ section: FRAMES, offset: frames.textField, kind: distance, symbol: STUBS_SYMBOL, addend: 0 });
   return writeElfObject({
     sections: [
-      { name: '.text.hotslot', flags: SHF_ALLOC | SHF_EXECINSTR, alignment: 16, bytes: code.finish() },
+      { name: '.text.hotslot', flags: SHF_ALLOC | SHF_EXECINSTR, alignment: 16, bytes: code },
       {
         name: '.data.hotslot',
         flags: SHF_ALLOC | SHF_WRITE,

@@ -1,7 +1,7 @@
 // The functions of a patch in; out comes an ELF file with their names and lines, for backtraces and debuggers.
 
 import type { ElfSymbolEntry } from '../object/elfsymbols.ts';
-import { ET_DYN, readElf, SHF_ALLOC, SHF_EXECINSTR, writeElf } from '../object/elf.ts';
+import { ET_DYN, SHF_ALLOC, SHF_EXECINSTR } from '../object/elf.ts';
 import { writeElfObject } from '../object/elfwriter.ts';
 import { lineSections, type NamedCode } from './lines.ts';
 
@@ -17,6 +17,5 @@ export function writeSymbolFile(functions: readonly NamedCode[]): Uint8Array {
   }));
   const text = { name: '.text', flags: SHF_ALLOC | SHF_EXECINSTR, alignment: 1, sizeBytes: 0 };
   const lines = [...lineSections(functions)].map(([name, bytes]) => ({ name, flags: 0, alignment: 1, bytes }));
-  const object = readElf(writeElfObject({ sections: [text, ...lines], symbols, relocations: [] }), 'symbols');
-  return writeElf({ ...object, header: { ...object.header, type: ET_DYN } });
+  return writeElfObject({ type: ET_DYN, sections: [text, ...lines], symbols, relocations: [] });
 }

@@ -77,6 +77,14 @@ export function readArchive(bytes: Uint8Array, name: string): Archive {
 
 /** Writes the GNU format, as `ar`, LLVM and rustc do. */
 export function writeArchive(archive: Pick<Archive, 'members' | 'index'>): Uint8Array<ArrayBuffer> {
+  const parts = archiveParts(archive);
+  const writer = new Writer(parts.reduce((total, part) => total + part.length, 0));
+  for (const part of parts) writer.bytes(part);
+  return writer.finish();
+}
+
+/** What `writeArchive` writes, in pieces: members are as they were given, however large. */
+export function archiveParts(archive: Pick<Archive, 'members' | 'index'>): Uint8Array[] {
   const longNames = new Writer();
   const names = archive.members.map(({ name }) => {
     if (encodeUtf8(name).length <= MAX_SHORT_NAME && !name.includes('/')) return `${name}/`;
@@ -102,7 +110,7 @@ export function writeArchive(archive: Pick<Archive, 'members' | 'index'>): Uint8
     offset += HEADER_SIZE + member.bytes.length + (member.bytes.length % 2);
   }
 
-  const writer = new Writer(offset);
+  const writer = new Writer();
   writer.utf8(MAGIC);
   if (archive.index !== undefined) {
     writeHeader(writer, '/', indexSize + (indexSize % 2), {});
@@ -119,14 +127,17 @@ export function writeArchive(archive: Pick<Archive, 'members' | 'index'>): Uint8
     writer.utf8(`${'//'.padEnd(48)}${`${longNames.length}`.padEnd(10)}\`\n`);
     writer.bytes(longNames.finish());
   }
+  const parts: Uint8Array[] = [writer.finish()];
   for (const [position, member] of archive.members.entries()) {
-    writeHeader(writer, names[position] ?? member.name, member.bytes.length, member);
-    writer.bytes(member.bytes);
-    if (member.bytes.length % 2 === 1) writer.utf8('\n');
+    const header = new Writer(HEADER_SIZE);
+    writeHeader(header, names[position] ?? member.name, member.bytes.length, member);
+    parts.push(header.finish(), member.bytes);
+    if (member.bytes.length % 2 === 1) parts.push(PADDING);
   }
-  return writer.finish();
+  return parts;
 }
 
+const PADDING = encodeUtf8('\n');
 const HEADER_SIZE = 60;
 /** rustc's; a count would do. */
 const EMPTY_INDEX_SIZE = 8;

@@ -93,6 +93,11 @@ export class Reader {
     return this.#view.getFloat64(this.#advance(8, expected), true);
   }
 
+  /** At `position`, which stays inside: of an entry of a table whose end was checked, as there are too many to move over. */
+  u32At(position: number): number {
+    return this.#view.getUint32(position, true);
+  }
+
   /** A view, not a copy. */
   bytes(length: number, expected = 'bytes'): Uint8Array {
     const start = this.#advance(length, expected);

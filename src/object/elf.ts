@@ -126,10 +126,10 @@ export const SHN_COMMON = 0xfff2;
 /** The index did not fit: it is elsewhere. */
 export const SHN_XINDEX = 0xffff;
 
-const HEADER_SIZE = 64;
+export const HEADER_SIZE = 64;
 const SEGMENT_SIZE = 56;
 const PAGE_SIZE = 4096;
-const SECTION_SIZE = 64;
+export const SECTION_SIZE = 64;
 const EM_X86_64 = 62;
 /** Likewise of the number of segments. */
 const PN_XNUM = 0xffff;
@@ -171,6 +171,22 @@ export const OBJECT_HEADER: ElfHeader = {
 /** Reads headers only; throws MalformedError. Symbols, relocations and notes are for who needs them. */
 export function readElf(bytes: Uint8Array, name: string): Elf {
   const reader = new Reader(bytes, name);
+  const { header, segmentCount, sectionCount } = readLayout(reader);
+  const segments = readSegments(reader, header.segmentOffset, segmentCount);
+  const { sectionOffset, nameSection } = header;
+  const names =
+    nameSection === 0
+      ? undefined
+      : new StringTable(readSection(reader, sectionOffset + nameSection * SECTION_SIZE), name);
+  const sections = Array.from({ length: sectionCount }, (_, index) =>
+    readSection(reader, sectionOffset + index * SECTION_SIZE, names),
+  );
+  const elf = { name, header, segments, sections, gaps: [], sizeBytes: bytes.length };
+  return { ...elf, gaps: gapsOf(elf, bytes) };
+}
+
+/** The header, and how many headers there are of segments and sections; those of sections are inside the file. */
+export function readLayout(reader: Reader): { header: ElfHeader; segmentCount: number; sectionCount: number } {
   const { header, segmentCount, sectionCount } = readHeader(reader);
   // Counts and indices that do not fit into the header are in the null section's header.
   const first = header.sectionOffset === 0 ? undefined : readSection(reader, header.sectionOffset);
@@ -180,20 +196,10 @@ export function readElf(bytes: Uint8Array, name: string): Elf {
   }
   const isLong = segmentCount === PN_XNUM && first !== undefined;
   if (isLong && first.info < PN_XNUM) reader.fail('the number of segments', `${first.info}`, 56);
-  const segments = readSegments(reader, header.segmentOffset, isLong ? first.info : segmentCount);
-
   const nameSection = header.nameSection === SHN_XINDEX ? (first?.link ?? 0) : header.nameSection;
   checkTable(reader, header.sectionOffset, count, SECTION_SIZE, 'section headers');
   if (nameSection >= count && count > 0) reader.fail('the section of names', `section ${nameSection}`, 62);
-  const names =
-    nameSection === 0
-      ? undefined
-      : new StringTable(readSection(reader, header.sectionOffset + nameSection * SECTION_SIZE), name);
-  const sections = Array.from({ length: count }, (_, index) =>
-    readSection(reader, header.sectionOffset + index * SECTION_SIZE, names),
-  );
-  const elf = { name, header: { ...header, nameSection }, segments, sections, gaps: [], sizeBytes: bytes.length };
-  return { ...elf, gaps: gapsOf(elf, bytes) };
+  return { header: { ...header, nameSection }, segmentCount: isLong ? first.info : segmentCount, sectionCount: count };
 }
 
 /** The file again: what `readElf` read, byte for byte. Offsets are taken as they stand; `layOut` gives new ones. */
@@ -208,24 +214,18 @@ export function writeElf(elf: Elf): Uint8Array<ArrayBuffer> {
   return bytes;
 }
 
-/**
- * Gives a relocatable object's sections new places in the file, in the order of the old ones, and the headers after
- * them. Gaps are left out: nothing refers to them.
- */
+/** Gives the sections of a relocatable object places in the file, in their order, and the headers after them. */
 export function layOut(elf: Elf): Elf {
   let end = HEADER_SIZE;
-  const sections = [...elf.sections];
-  const order = [...sections.keys()].sort((a, b) => (sections[a]?.offset ?? 0) - (sections[b]?.offset ?? 0) || a - b);
-  for (const index of order) {
-    const section = sections[index];
-    if (section === undefined || section.type === SHT_NULL) continue;
+  const sections = elf.sections.map((section) => {
+    if (section.type === SHT_NULL) return section;
     // Linkers place the content in memory as its alignment asks; in the file it is a courtesy, and not worth more.
     const offset = alignUp(end, Math.min(section.alignment, PAGE_SIZE));
-    sections[index] = { ...section, offset };
     end = offset + section.bytes.length;
-  }
-  const { nameSection } = elf.header;
+    return { ...section, offset };
+  });
   // What the header has no room for.
+  const { nameSection } = elf.header;
   sections[0] = {
     ...NULL_SECTION,
     sizeBytes: sections.length < SHN_LORESERVE ? 0 : sections.length,
@@ -347,19 +347,18 @@ function writeSegments(segments: readonly ElfSegment[]): Uint8Array {
 }
 
 /** The section whose header is at `start` in the file; not named without a table of names. */
-function readSection(reader: Reader, start: number, names?: StringTable): ElfSection {
+export function readSection(reader: Reader, start: number, names?: StringTable): ElfSection {
   checkTable(reader, start, 1, SECTION_SIZE, 'section headers');
-  reader.position = start;
-  const nameOffset = reader.u32le();
-  const type = reader.u32le();
-  const flags = readXword(reader, 'the flags of a section');
-  const address = readXword(reader, 'the address of a section');
-  const offset = readXword(reader, 'the offset of a section');
-  const sizeBytes = readXword(reader, 'the size of a section');
-  const link = reader.u32le();
-  const info = reader.u32le();
-  const alignment = readXword(reader, 'the alignment of a section');
-  const entrySize = readXword(reader, "the size of a section's entries");
+  const nameOffset = reader.u32At(start);
+  const type = reader.u32At(start + 4);
+  const flags = xwordAt(reader, start + 8, 'the flags of a section');
+  const address = xwordAt(reader, start + 16, 'the address of a section');
+  const offset = xwordAt(reader, start + 24, 'the offset of a section');
+  const sizeBytes = xwordAt(reader, start + 32, 'the size of a section');
+  const link = reader.u32At(start + 40);
+  const info = reader.u32At(start + 44);
+  const alignment = xwordAt(reader, start + 48, 'the alignment of a section');
+  const entrySize = xwordAt(reader, start + 56, "the size of a section's entries");
   if (alignment > 1 && !Number.isInteger(Math.log2(alignment))) {
     reader.fail('an alignment that is a power of two', hex(alignment), start + 48);
   }
@@ -374,20 +373,23 @@ function readSection(reader: Reader, start: number, names?: StringTable): ElfSec
 }
 
 function writeSections(sections: readonly ElfSection[]): Uint8Array {
-  const writer = new Writer(SECTION_SIZE * sections.length);
+  const bytes = new Uint8Array(SECTION_SIZE * sections.length);
+  const view = new DataView(bytes.buffer);
+  let start = 0;
   for (const section of sections) {
-    writer.u32le(section.nameOffset);
-    writer.u32le(section.type);
-    writeXword(writer, section.flags);
-    writeXword(writer, section.address);
-    writeXword(writer, section.offset);
-    writeXword(writer, section.sizeBytes);
-    writer.u32le(section.link);
-    writer.u32le(section.info);
-    writeXword(writer, section.alignment);
-    writeXword(writer, section.entrySize);
+    view.setUint32(start, section.nameOffset, true);
+    view.setUint32(start + 4, section.type, true);
+    setXword(view, start + 8, section.flags);
+    setXword(view, start + 16, section.address);
+    setXword(view, start + 24, section.offset);
+    setXword(view, start + 32, section.sizeBytes);
+    view.setUint32(start + 40, section.link, true);
+    view.setUint32(start + 44, section.info, true);
+    setXword(view, start + 48, section.alignment);
+    setXword(view, start + 56, section.entrySize);
+    start += SECTION_SIZE;
   }
-  return writer.finish();
+  return bytes;
 }
 
 /** That many headers are in the file: so no count makes anyone allocate more than the file could ask for. */
@@ -398,23 +400,28 @@ function checkTable(reader: Reader, offset: number, count: number, size: number,
 
 function gapsOf(elf: Elf, bytes: Uint8Array): Gap[] {
   const { header, segments, sections } = elf;
-  const covered: [number, number][] = [[0, HEADER_SIZE]];
-  const cover = (offset: number, length: number): void => {
-    if (length > 0) covered.push([offset, offset + length]);
-  };
-  cover(header.segmentOffset, segments.length * SEGMENT_SIZE);
-  cover(header.sectionOffset, sections.length * SECTION_SIZE);
-  for (const section of sections) cover(section.offset, section.bytes.length);
-  covered.sort(([a], [b]) => a - b);
-  covered.push([bytes.length, bytes.length]);
+  const table = (offset: number, length: number): Gap => ({ offset, bytes: bytes.subarray(offset, offset + length) });
+  const covered = [
+    table(0, HEADER_SIZE),
+    table(header.segmentOffset, segments.length * SEGMENT_SIZE),
+    table(header.sectionOffset, sections.length * SECTION_SIZE),
+    ...sections,
+  ].filter((part) => part.bytes.length > 0);
+  covered.sort((a, b) => a.offset - b.offset);
   const gaps: Gap[] = [];
   let end = 0;
-  for (const [from, to] of covered) {
-    if (from < end) malformed(elf, from, 'headers and sections that do not overlap', `a second use of ${hex(from)}`);
-    const between = bytes.subarray(end, from);
+  const pass = (offset: number): void => {
+    if (offset < end)
+      malformed(elf, offset, 'headers and sections that do not overlap', `a second use of ${hex(offset)}`);
+    if (offset === end) return;
+    const between = bytes.subarray(end, offset);
     if (!isZero(between)) gaps.push({ offset: end, bytes: between });
-    end = to;
+  };
+  for (const part of covered) {
+    pass(part.offset);
+    end = part.offset + part.bytes.length;
   }
+  pass(bytes.length);
   return gaps;
 }
 
@@ -431,13 +438,23 @@ export function writeHalf(writer: Writer, value: number): void {
 /** Unsigned; addresses and sizes of what runs on x86-64 are below 2^53. */
 export function readXword(reader: Reader, expected: string): number {
   const start = reader.position;
-  const low = reader.u32le(expected);
-  const value = low + 2 ** 32 * reader.u32le(expected);
-  if (value > Number.MAX_SAFE_INTEGER) reader.fail(`${expected} below 2^53`, hex(value), start);
+  reader.skip(8, expected);
+  return xwordAt(reader, start, expected);
+}
+
+/** As `Reader.u32At`. */
+export function xwordAt(reader: Reader, position: number, expected: string): number {
+  const value = reader.u32At(position) + 2 ** 32 * reader.u32At(position + 4);
+  if (value > Number.MAX_SAFE_INTEGER) reader.fail(`${expected} below 2^53`, hex(value), position);
   return value;
 }
 
 /** Signed or unsigned, in two's complement. */
+export function setXword(view: DataView, position: number, value: number): void {
+  view.setUint32(position, value, true);
+  view.setUint32(position + 4, Math.floor(value / 2 ** 32), true);
+}
+
 export function writeXword(writer: Writer, value: number): void {
   writer.u32le(value);
   writer.u32le(Math.floor(value / 2 ** 32));
@@ -448,6 +465,11 @@ export function hex(value: number): string {
 }
 
 /** A failure at a place that no reader stands at. */
-export function malformed(elf: Elf, offset: number, expected: string, found: string): never {
+export function malformed(
+  elf: Pick<Elf, 'name' | 'sizeBytes'>,
+  offset: number,
+  expected: string,
+  found: string,
+): never {
   throw new MalformedError(elf.name, Math.min(offset, elf.sizeBytes), expected, found);
 }

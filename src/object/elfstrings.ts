@@ -1,7 +1,7 @@
 // A string table's bytes → names by offset; names to add → the table with them at its end.
 // https://gabi.xinuos.com/elf/04-strtab.html
 
-import { Reader, Writer } from './bytes.ts';
+import { encodeUtf8, Reader } from './bytes.ts';
 
 const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
@@ -34,30 +34,35 @@ export class StringTable {
 
 /** Adds names behind those of a table, which keep their offsets. */
 export class StringTableWriter {
-  readonly #writer: Writer;
-  readonly #added = new Map<string, number>([['', 0]]);
+  readonly #before: Uint8Array;
+  /** Encoded all at once: a call for each takes longer than all else that is done with it. */
+  readonly #added: string[] = [];
+  #length: number;
 
-  constructor(bytes: Uint8Array) {
-    this.#writer = new Writer(bytes.length + 256);
-    this.#writer.bytes(bytes);
-    if (bytes.length === 0) this.#writer.u8(0);
+  constructor(bytes: Uint8Array = new Uint8Array()) {
+    this.#before = bytes.length === 0 ? new Uint8Array(1) : bytes;
+    this.#length = this.#before.length;
   }
 
   /** Its offset. */
   add(name: string): number {
-    const known = this.#added.get(name);
-    if (known !== undefined) return known;
-    const offset = this.#writer.length;
-    this.#writer.utf8(name);
-    this.#writer.u8(0);
-    this.#added.set(name, offset);
+    if (name === '') return 0;
+    const offset = this.#length;
+    this.#added.push(name, '\0');
+    this.#length += 1 + (ASCII.test(name) ? name.length : encodeUtf8(name).length);
     return offset;
   }
 
   finish(): Uint8Array {
-    return this.#writer.finish();
+    const bytes = new Uint8Array(this.#length);
+    bytes.set(this.#before);
+    bytes.set(encodeUtf8(this.#added.join('')), this.#before.length);
+    return bytes;
   }
 }
+
+/** The printable part. */
+const ASCII = /^[ -~]*$/;
 
 function decodeAscii(bytes: Uint8Array): string | undefined {
   try {

@@ -2,15 +2,13 @@
 // https://gabi.xinuos.com/elf/05-symtab.html, 06-reloc.html, 03-sheader.html#section-groups, 07-pheader.html#note-sections
 
 import type { Relocation } from '../model.ts';
-import { Reader, Writer } from './bytes.ts';
+import { Reader } from './bytes.ts';
 import {
   alignUp,
   type Elf,
   type ElfSection,
   hex,
   malformed,
-  readHalf,
-  readXword,
   SHN_ABS,
   SHN_COMMON,
   SHN_LORESERVE,
@@ -18,8 +16,8 @@ import {
   SHN_XINDEX,
   SHT_RELA,
   SHT_SYMTAB_SHNDX,
-  writeHalf,
-  writeXword,
+  setXword,
+  xwordAt,
 } from './elf.ts';
 import { StringTable } from './elfstrings.ts';
 
@@ -56,23 +54,40 @@ export interface ElfSymbolEntry {
 export const SYMBOL_SIZE = 24;
 export const RELA_SIZE = 24;
 export const REL_SIZE = 16;
+/** Where an entry has its symbol, with an addend or without. */
+export const SYMBOL_IN_RELOCATION = 12;
 const GRP_COMDAT = 1;
 
 /** The symbols of that table (`SHT_SYMTAB` or `SHT_DYNSYM`), the null symbol included, so that indices hold. */
 export function readSymbols(elf: Elf, table: ElfSection): ElfSymbolEntry[] {
-  const reader = entriesOf(elf, table, SYMBOL_SIZE, 'a symbol table');
   const strings = elf.sections[table.link];
   if (strings === undefined) malformed(elf, table.offset, 'a table of names', `section ${table.link}`);
+  const index = elf.sections.indexOf(table);
+  const long = elf.sections.find(({ type, link }) => type === SHT_SYMTAB_SHNDX && link === index);
   const names = new StringTable(strings, elf.name);
-  const long = longIndices(elf, table);
+  return readSymbolTable(elf, table, names, elf.sections.length, long);
+}
+
+/** As `readSymbols`, for who has not read the file as an `Elf`. `longSection` is the `SHT_SYMTAB_SHNDX` that belongs to the table. */
+export function readSymbolTable(
+  file: Pick<Elf, 'name' | 'sizeBytes'>,
+  table: ElfSection,
+  names: StringTable,
+  sectionCount: number,
+  longSection?: ElfSection,
+): ElfSymbolEntry[] {
+  const reader = entriesOf(file, table, SYMBOL_SIZE, 'a symbol table');
+  const long = longSection && longIndices(file, longSection);
   return Array.from({ length: table.bytes.length / SYMBOL_SIZE }, (_, index) => {
-    const start = reader.position;
-    const nameOffset = reader.u32le();
-    const info = reader.u8();
-    const other = reader.u8();
-    const number = readHalf(reader);
-    const value = readSxword(reader, 'the value of a symbol');
-    const sizeBytes = readXword(reader, 'the size of a symbol');
+    const start = index * SYMBOL_SIZE;
+    const nameOffset = reader.u32At(start);
+    // st_info, st_other, st_shndx
+    const word = reader.u32At(start + 4);
+    const info = word & 0xff;
+    const other = (word >>> 8) & 0xff;
+    const number = word >>> 16;
+    const value = sxwordAt(reader, start + 8, 'the value of a symbol');
+    const sizeBytes = xwordAt(reader, start + 16, 'the size of a symbol');
     const binding = bindingOf.get(info >>> 4) ?? reader.fail('the binding of a symbol', `${info >>> 4}`, start + 4);
     const type = typeOf.get(info & 15) ?? reader.fail('the type of a symbol', `${info & 15}`, start + 4);
     const visibility = visibilities[other & 3] ?? 'default';
@@ -81,10 +96,7 @@ export function readSymbols(elf: Elf, table: ElfSection): ElfSymbolEntry[] {
       number === SHN_XINDEX
         ? (long?.[index] ?? reader.fail('a table of long section indices', 'none', start + 6))
         : (specialSections.get(number) ?? number);
-    if (
-      typeof section === 'number' &&
-      (section >= elf.sections.length || (number === section && number >= SHN_LORESERVE))
-    ) {
+    if (typeof section === 'number' && (section >= sectionCount || (number === section && number >= SHN_LORESERVE))) {
       reader.fail('the section of a symbol', `section ${section}`, start + 6);
     }
     const entry = { name, binding, type, visibility, section, value, sizeBytes };
@@ -98,24 +110,28 @@ export function readSymbols(elf: Elf, table: ElfSection): ElfSymbolEntry[] {
  */
 export function writeSymbols(
   symbols: readonly ElfSymbolEntry[],
-  nameOffset: (symbol: ElfSymbolEntry) => number,
+  nameOffset: (symbol: ElfSymbolEntry, index: number) => number,
 ): { bytes: Uint8Array; long?: Uint8Array } {
-  const writer = new Writer(SYMBOL_SIZE * symbols.length);
-  const long = new Writer(4 * symbols.length);
-  let needsLong = false;
-  for (const symbol of symbols) {
+  const bytes = new Uint8Array(SYMBOL_SIZE * symbols.length);
+  const view = new DataView(bytes.buffer);
+  let long: Uint8Array | undefined;
+  symbols.forEach((symbol, index) => {
     const { binding, type, visibility, section, value, sizeBytes, other = 0 } = symbol;
-    const isLong = typeof section === 'number' && section >= SHN_LORESERVE;
-    needsLong ||= isLong;
-    writer.u32le(nameOffset(symbol));
-    writer.u8((bindings[binding] << 4) | types[type]);
-    writer.u8(other | visibilities.indexOf(visibility));
-    writeHalf(writer, isLong ? SHN_XINDEX : typeof section === 'number' ? section : specialNumbers[section]);
-    writeXword(writer, value);
-    writeXword(writer, sizeBytes);
-    long.u32le(isLong ? section : 0);
-  }
-  return { bytes: writer.finish(), ...(needsLong && { long: long.finish() }) };
+    const start = index * SYMBOL_SIZE;
+    let number = typeof section === 'number' ? section : specialNumbers[section];
+    if (typeof section === 'number' && section >= SHN_LORESERVE) {
+      long ??= new Uint8Array(4 * symbols.length);
+      new DataView(long.buffer).setUint32(4 * index, section, true);
+      number = SHN_XINDEX;
+    }
+    view.setUint32(start, nameOffset(symbol, index), true);
+    view.setUint8(start + 4, (bindings[binding] << 4) | types[type]);
+    view.setUint8(start + 5, other | visibilities.indexOf(visibility));
+    view.setUint16(start + 6, number, true);
+    setXword(view, start + 8, value);
+    setXword(view, start + 16, sizeBytes);
+  });
+  return { bytes, ...(long && { long }) };
 }
 
 /**
@@ -126,12 +142,17 @@ export function readRelocationEntries(elf: Elf, section: ElfSection): Relocation
   const hasAddend = section.type === SHT_RELA;
   const size = hasAddend ? RELA_SIZE : REL_SIZE;
   const reader = entriesOf(elf, section, size, 'relocations');
-  return Array.from({ length: section.bytes.length / size }, () => {
-    const offset = readXword(reader, 'the offset of a relocation');
-    const kind = reader.u32le();
-    const symbol = reader.u32le();
-    return { offset, kind, symbol, addend: hasAddend ? readSxword(reader, 'an addend') : 0 };
-  });
+  return Array.from({ length: section.bytes.length / size }, (_, index) =>
+    relocationAt(reader, index * size, hasAddend),
+  );
+}
+
+/** The entry that begins at `position`; as `Reader.u32At`. */
+export function relocationAt(reader: Reader, position: number, hasAddend = true): Relocation {
+  const offset = xwordAt(reader, position, 'the offset of a relocation');
+  const kind = reader.u32At(position + 8);
+  const symbol = reader.u32At(position + SYMBOL_IN_RELOCATION);
+  return { offset, kind, symbol, addend: hasAddend ? sxwordAt(reader, position + 16, 'an addend') : 0 };
 }
 
 /** The content of a `SHT_RELA` section. `moved` gives a symbol's index in the table that it is for. */
@@ -139,14 +160,17 @@ export function writeRelocationEntries(
   relocations: readonly Relocation[],
   moved: (symbol: number) => number = (symbol) => symbol,
 ): Uint8Array<ArrayBuffer> {
-  const writer = new Writer(RELA_SIZE * relocations.length);
+  const bytes = new Uint8Array(RELA_SIZE * relocations.length);
+  const view = new DataView(bytes.buffer);
+  let start = 0;
   for (const { offset, kind, symbol, addend } of relocations) {
-    writeXword(writer, offset);
-    writer.u32le(kind);
-    writer.u32le(moved(symbol));
-    writeXword(writer, addend);
+    setXword(view, start, offset);
+    view.setUint32(start + 8, kind, true);
+    view.setUint32(start + SYMBOL_IN_RELOCATION, moved(symbol), true);
+    setXword(view, start + 16, addend);
+    start += RELA_SIZE;
   }
-  return writer.finish();
+  return bytes;
 }
 
 /** Of several objects that bring a COMDAT group of one name, one wins with all its sections. */
@@ -218,27 +242,29 @@ const specialSections: ReadonlyMap<number, 'undefined' | 'absolute' | 'common'> 
 const specialNumbers = { undefined: SHN_UNDEF, absolute: SHN_ABS, common: SHN_COMMON } as const;
 
 /** A reader of a section that is nothing but entries of that size. */
-function entriesOf(elf: Elf, section: ElfSection, size: number, what: string): Reader {
+function entriesOf(elf: Pick<Elf, 'name' | 'sizeBytes'>, section: ElfSection, size: number, what: string): Reader {
   const { bytes, offset } = section;
   if (bytes.length % size !== 0) malformed(elf, offset, `${what}, each entry ${size} bytes`, `${bytes.length} bytes`);
   return new Reader(bytes, elf.name, bytes.length === 0 ? 0 : offset);
 }
 
 /** Section indices of symbols whose own field is too small, by symbol. */
-function longIndices(elf: Elf, table: ElfSection): Uint32Array | undefined {
-  const index = elf.sections.indexOf(table);
-  const section = elf.sections.find(({ type, link }) => type === SHT_SYMTAB_SHNDX && link === index);
-  if (section === undefined) return undefined;
-  const reader = entriesOf(elf, section, 4, 'section indices');
-  return Uint32Array.from({ length: section.bytes.length / 4 }, () => reader.u32le());
+function longIndices(file: Pick<Elf, 'name' | 'sizeBytes'>, section: ElfSection): Uint32Array {
+  const reader = entriesOf(file, section, 4, 'section indices');
+  return Uint32Array.from({ length: section.bytes.length / 4 }, (_, index) => reader.u32At(4 * index));
 }
 
 /** Signed; in magnitude below 2^53. */
 function readSxword(reader: Reader, expected: string): number {
   const start = reader.position;
-  const low = reader.u32le(expected);
-  const value = low + 2 ** 32 * (reader.u32le(expected) | 0);
-  if (!Number.isSafeInteger(value)) reader.fail(`${expected} below 2^53`, hex(value), start);
+  reader.skip(8, expected);
+  return sxwordAt(reader, start, expected);
+}
+
+/** As `Reader.u32At`. */
+function sxwordAt(reader: Reader, position: number, expected: string): number {
+  const value = reader.u32At(position) + 2 ** 32 * (reader.u32At(position + 4) | 0);
+  if (!Number.isSafeInteger(value)) reader.fail(`${expected} below 2^53`, hex(value), position);
   return value;
 }
 

@@ -12,5 +12,6 @@ export * from './wasm.ts';
 export { type Elf, readElf, writeElf } from './elf.ts';
 export * from './elfimage.ts';
 export * from './elfobject.ts';
+export * from './elfeditor.ts';
 export * from './elfwriter.ts';
 export * from './x86_64.ts';
