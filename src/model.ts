@@ -68,8 +68,8 @@ export interface Executable {
 
 /** How the objects of a native build are changed before they are linked. */
 export interface Rewrite {
-  /** By `ObjectSource.name`: bytes to link in its place. */
-  readonly objects: ReadonlyMap<string, Uint8Array>;
+  /** By `ObjectSource.name`: bytes to link in its place, in pieces. */
+  readonly objects: ReadonlyMap<string, readonly Uint8Array[]>;
   /** Objects to link besides, by a file name of their own. */
   readonly added: ReadonlyMap<string, Uint8Array>;
 }

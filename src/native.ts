@@ -10,7 +10,7 @@ import { openProcess, type Process } from './deliver/process.ts';
 import { elfTarget } from './link/elf.ts';
 import { placeExecutable, readExecutable } from './link/executable.ts';
 import { Linker } from './link/linker.ts';
-import { type KnownObjects, stubObjects } from './link/stubs.ts';
+import { stubObjects } from './link/stubs.ts';
 import { Unlinkable } from './link/target.ts';
 import { MalformedError } from './object/bytes.ts';
 import type { Build, ElfPatch, Event, Receipt } from './model.ts';
@@ -31,8 +31,6 @@ export class Native implements Backend<ElfPatch> {
   readonly url = undefined;
   readonly #options: NativeOptions;
   readonly #builder: Builder;
-  /** Of the last link. */
-  readonly #stubbed: KnownObjects = new Map();
   #process: Process | undefined;
 
   constructor(options: NativeOptions, builder: Builder) {
@@ -60,9 +58,9 @@ export class Native implements Backend<ElfPatch> {
   }
 
   async publish(build: Build, version: number, reason: string): Promise<Running<ElfPatch> | undefined> {
-    const stubbed = explained(() => stubObjects(build.objects, this.#stubbed));
-    const executable = await this.#builder.executable(build, stubbed.rewrite, new AbortController().signal);
-    const parsed = explained(() => readExecutable(executable, stubbed, contentHash));
+    const { rewrite, ...slots } = explained(() => stubObjects(build.objects));
+    const executable = await this.#builder.executable(build, rewrite, new AbortController().signal);
+    const parsed = explained(() => readExecutable(executable, slots, contentHash));
     const started = await this.#program.start(executable, { id: parsed.base, version });
     if (started.kind === 'exit') return undefined;
     if (started.kind === 'mute') {

@@ -590,7 +590,7 @@ describe('a native program', () => {
     );
   /** Every object as it is, and what the agent asks of the object with the stubs. */
   const unchanged = ({ objects }: Build): Rewrite => ({
-    objects: new Map(objects.map((object) => [object.name, object.bytes()])),
+    objects: new Map(objects.map((object) => [object.name, [object.bytes()]])),
     added: new Map([['slots.o', slotsObject()]]),
   });
   const edit = async (...paths: string[]): Promise<ObjectSource[]> => {
@@ -859,7 +859,6 @@ function slotsObject(): Uint8Array {
   return writeElfObject({
     sections: [{ name: '.data.slots', flags: SHF_ALLOC | SHF_WRITE, alignment: 8, bytes: new Uint8Array(8) }],
     symbols: ['__hotslot_slots_start', '__hotslot_slots_end'].map((name) => ({ ...symbol, name })),
-    relocations: [],
   });
 }
 

@@ -160,7 +160,6 @@ describe('reading and writing', () => {
         bytes: Uint8Array.of(index & 0xff),
       })),
       symbols: [{ ...defined, name: 'last', section: count - 1, value: 1 }],
-      relocations: [],
     });
     const elf = readElf(bytes, 'many');
     expect(elf.sections.length).toBeGreaterThan(count);
@@ -476,6 +475,10 @@ describe('relocations', () => {
   });
 });
 
+function finish(editor: ElfEditor): Uint8Array {
+  return new Uint8Array(Buffer.concat(editor.finish()));
+}
+
 /** Gives every function a name of its own, as base links do: a local one keeps its symbol, and gets a global one besides. */
 function promote(bytes: Uint8Array, name: string, rename: (name: string) => string): Uint8Array {
   const editor = new ElfEditor(bytes, name);
@@ -488,7 +491,7 @@ function promote(bytes: Uint8Array, name: string, rename: (name: string) => stri
   }
   for (let table = 0; table < editor.sectionCount; table++)
     if (editor.relocated(table) !== undefined) editor.redirect(table, others, () => true);
-  return editor.finish();
+  return finish(editor);
 }
 
 describe('editing', () => {
@@ -543,7 +546,7 @@ describe('editing', () => {
         seen.push(symbol);
         return kind === x86_64.R_X86_64_PC32.number;
       });
-    const [before, after] = [bytes, editor.finish()].map((file) => {
+    const [before, after] = [bytes, finish(editor)].map((file) => {
       const elf = readElf(file, 'release.o');
       return tables.flatMap((table) => readRelocationEntries(elf, elf.sections[table] ?? expect.fail('no section')));
     });
@@ -577,13 +580,12 @@ describe('editing', () => {
     const bytes = writeElfObject({
       sections: Array.from({ length: count }, () => ({ name: '.s', flags: SHF_ALLOC, alignment: 1, sizeBytes: 1 })),
       symbols: [{ ...defined, name: 'first', section: 0 }],
-      relocations: [],
     });
     const last = readElf(bytes, 'many').sections.findLastIndex(({ name }) => name === '.s');
     const edit = (file: Uint8Array, name: string): Uint8Array => {
       const editor = new ElfEditor(file, 'many');
       editor.add({ ...defined, name, section: last });
-      return editor.finish();
+      return finish(editor);
     };
     const once = edit(bytes, 'once');
     const elf = readElf(edit(once, 'twice'), 'many');
@@ -601,11 +603,9 @@ describe('editing', () => {
     expect(() => editor.replace(9999, { ...defined, name: 'none', section: 0 })).toThrow('has no symbol 9999');
     editor.add({ ...defined, name: 'late', section: 'absolute', binding: 'local' });
     expect(() => editor.finish()).toThrow(/local symbols in front of all others/);
-    const relocation = { section: 0, offset: 0, kind: 1, symbol: 0, addend: 0 };
-    const made = { sections: [], symbols: [], relocations: [relocation] };
-    expect(() => writeElfObject(made)).toThrow('there is no section 0 to relocate');
-    const section = { name: '.text', flags: SHF_ALLOC, alignment: 1, bytes: new Uint8Array(8) };
-    expect(() => writeElfObject({ ...made, sections: [section] })).toThrow('there is no symbol 0 among 0');
+    const relocations = [{ offset: 0, kind: 1, symbol: 0, addend: 0 }];
+    const section = { name: '.text', flags: SHF_ALLOC, alignment: 1, bytes: new Uint8Array(8), relocations };
+    expect(() => writeElfObject({ sections: [section], symbols: [] })).toThrow('there is no symbol 0 among 0');
   });
 
   test.each(linkers)('%s links an object of our own, and it runs', (_name, linker) => {
@@ -615,14 +615,19 @@ describe('editing', () => {
     const body = Uint8Array.of(0xbf, 42, 0, 0, 0, 0xb8, 60, 0, 0, 0, 0x0f, 0x05);
     // mov %fs:thread, %eax; ret
     const reader = Uint8Array.of(0x64, 0x8b, 0x04, 0x25, 0, 0, 0, 0, 0xc3);
+    const code = SHF_ALLOC | SHF_EXECINSTR;
+    const data = SHF_ALLOC | SHF_WRITE;
+    const jump = { offset: 2, kind: x86_64.R_X86_64_PC32.number, symbol: 1, addend: -4 };
+    const slot = { offset: 0, kind: x86_64.R_X86_64_64.number, symbol: 2, addend: 0 };
+    const offset = { offset: 4, kind: x86_64.R_X86_64_TPOFF32.number, symbol: 5, addend: 0 };
     const bytes = writeElfObject({
       sections: [
-        { name: '.text', flags: SHF_ALLOC | SHF_EXECINSTR, alignment: 16, bytes: stub },
-        { name: '.data.slots', flags: SHF_ALLOC | SHF_WRITE, alignment: 8, bytes: new Uint8Array(8) },
-        { name: '.text.body', flags: SHF_ALLOC | SHF_EXECINSTR, alignment: 16, bytes: body },
-        { name: '.text.reader', flags: SHF_ALLOC | SHF_EXECINSTR, alignment: 16, bytes: reader },
-        { name: '.bss.big', flags: SHF_ALLOC | SHF_WRITE, alignment: 4096, sizeBytes: 1 << 20 },
-        { name: '.tdata', flags: SHF_ALLOC | SHF_WRITE | SHF_TLS, alignment: 4, bytes: Uint8Array.of(2, 0, 0, 0) },
+        { name: '.text', flags: code, alignment: 16, bytes: stub, relocations: [jump] },
+        { name: '.data.slots', flags: data, alignment: 8, bytes: new Uint8Array(8), relocations: [slot] },
+        { name: '.text.body', flags: code, alignment: 16, bytes: body },
+        { name: '.text.reader', flags: code, alignment: 16, bytes: reader, relocations: [offset] },
+        { name: '.bss.big', flags: data, alignment: 4096, sizeBytes: 1 << 20 },
+        { name: '.tdata', flags: data | SHF_TLS, alignment: 4, bytes: Uint8Array.of(2, 0, 0, 0) },
       ],
       symbols: [
         { ...defined, name: '_start', type: 'function', section: 0, sizeBytes: 6 },
@@ -631,11 +636,6 @@ describe('editing', () => {
         { ...defined, name: 'reader', type: 'function', section: 3, sizeBytes: reader.length },
         { ...defined, name: 'big', type: 'object', section: 4, sizeBytes: 1 << 20 },
         { ...defined, name: 'thread', binding: 'weak', type: 'tls', section: 5, sizeBytes: 4 },
-      ],
-      relocations: [
-        { section: 0, offset: 2, kind: x86_64.R_X86_64_PC32.number, symbol: 1, addend: -4 },
-        { section: 1, offset: 0, kind: x86_64.R_X86_64_64.number, symbol: 2, addend: 0 },
-        { section: 3, offset: 4, kind: x86_64.R_X86_64_TPOFF32.number, symbol: 5, addend: 0 },
       ],
     });
     const kinds = readElfObject(bytes, 'made').atoms.map(({ kind }) => kind);
@@ -647,8 +647,8 @@ describe('editing', () => {
     const linked = readElfImage(new Uint8Array(readFileSync(program)), 'made');
     expect(linked.byName.get('slot')).toMatchObject({ binding: 'local', sizeBytes: 8 });
     expect(linked.tls?.threadPointerOffset).toBe(-4);
-    const code = bytesAt(linked, linked.byName.get('reader')?.address ?? 0, reader.length)?.slice() ?? reader;
-    expect(new DataView(code.buffer).getInt32(4, true)).toBe(-4);
+    const placed = bytesAt(linked, linked.byName.get('reader')?.address ?? 0, reader.length)?.slice() ?? reader;
+    expect(new DataView(placed.buffer).getInt32(4, true)).toBe(-4);
     expect(spawnSync(program).status).toBe(42);
   });
 

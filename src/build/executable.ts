@@ -1,11 +1,20 @@
 // In: a link of a native program that rustc asked for, and its objects as rewritten. Out: the program, linked by the
 // linker driver that rustc would have used.
 
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  writevSync,
+} from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Executable, Rewrite } from '../model.ts';
-import { type Member, readArchive, writeArchive } from '../object/archive.ts';
+import { archiveParts, readArchive, writeArchive } from '../object/archive.ts';
 import { runLinker } from './linker.ts';
 import type { Linker } from './rust.ts';
 import type { Linked } from './store.ts';
@@ -32,21 +41,24 @@ export async function linkProgram(
   const folder = mkdtempSync(join(linked.folder.path, PROGRAM));
   const path = join(folder, options.name);
   // Hundreds of objects are in one archive, all of which is linked: that takes a fifth less than files of their own.
-  const ours = Array.from(rewrite.added, ([name, bytes]): Member => ({ name, bytes }));
+  const ours = Array.from(rewrite.added, ([name, bytes]) => ({ name, parts: [bytes] as readonly Uint8Array[] }));
   const line: string[] = [];
   for (const argument of linkArguments(linked.args())) {
     const isArchive = !argument.endsWith('.o');
     const objects = linked.brings.get(argument);
     if (objects === undefined) line.push(argument);
     for (const { name, bytes } of objects ?? []) {
-      const content = rewrite.objects.get(name) ?? (isArchive ? bytes() : undefined);
-      if (content === undefined) line.push(argument);
-      else ours.push({ name: `${name}.o`, bytes: content });
+      const parts = rewrite.objects.get(name) ?? (isArchive ? [bytes()] : undefined);
+      if (parts === undefined) line.push(argument);
+      else ours.push({ name: `${name}.o`, parts });
     }
     if (objects !== undefined && isArchive) line.push(...withoutRust(argument));
   }
   const archive = join(folder, 'objects.a');
-  writeFileSync(archive, writeArchive({ members: ours, index: [] }));
+  writeParts(
+    archive,
+    archiveParts({ members: ours, index: [] }, ({ parts }) => parts),
+  );
   // In front: libraries are searched for what the objects before them lack.
   line.unshift('-Wl,--whole-archive', archive, '-Wl,--no-whole-archive', options.agent);
 
@@ -56,6 +68,18 @@ export async function linkProgram(
   await runLinker(options.linker, [...line, '-o', path], file, { cwd: options.directory, env, signal });
   rmSync(archive);
   return { path, bytes: await readFile(path) };
+}
+
+/** In one call, and without a copy of all first: these are tens of megabytes. */
+function writeParts(path: string, parts: readonly Uint8Array[]): void {
+  const file = openSync(path, 'w');
+  try {
+    const sizeBytes = parts.reduce((total, part) => total + part.length, 0);
+    const written = writevSync(file, parts);
+    if (written < sizeBytes) throw new Error(`${path}: only ${written} of ${sizeBytes} bytes could be written`);
+  } finally {
+    closeSync(file);
+  }
 }
 
 /** How folders of programs begin, beside the objects they were linked from. */

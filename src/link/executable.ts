@@ -9,13 +9,13 @@ import { bytesAt, type ElfImage, type ImageSymbol, readElfImage } from '../objec
 import { x86_64 } from '../object/x86_64.ts';
 import { Host } from './host.ts';
 import { type Area, type Entry, localKey, type Place, Program } from './program.ts';
-import { ANCHOR, SLOT_BYTES, SLOTS_START, type Stubbed, STUBS_START } from './stubs.ts';
+import { ANCHOR, SLOT_BYTES, SLOTS_START, type Slots, STUBS_START } from './stubs.ts';
 import { Unlinkable } from './target.ts';
 
 /** What a program's file says. Addresses are the file's. */
 export interface ParsedExecutable {
-  readonly image: ElfImage;
-  readonly stubbed: Stubbed;
+  readonly image: LoadedImage;
+  readonly slots: Slots;
   readonly base: string;
   readonly slotsStart: number;
   readonly stubsStart: number;
@@ -28,6 +28,9 @@ export interface ParsedExecutable {
   /** Cells in which the loader puts the address of what the program imports, by its name. */
   readonly cells: ReadonlyMap<string, number>;
 }
+
+/** What stays of interest of a file of tens of megabytes. */
+type LoadedImage = Pick<ElfImage, 'segments' | 'isPositionIndependent'>;
 
 interface FilePlace extends Place {
   readonly type: ImageSymbol['type'];
@@ -42,17 +45,21 @@ export class ElfProgram extends Program {
 
   constructor(parsed: ParsedExecutable, running: RunningProgram, build: Build, version: number) {
     const { bias } = running;
-    const { stubbed, image, places } = parsed;
+    const {
+      slots: { slots, slotCount },
+      image,
+      places,
+    } = parsed;
     const data = new Map<string, Place>();
     for (const [name, { address, sizeBytes, type }] of places) {
       data.set(name, { address: type === 'tls' ? address : address + bias, sizeBytes });
     }
     const functions = new Map<string, Entry>();
     const merged = new Map<number, string[]>();
-    for (const [slot, { name, object, isLocal, sharedWith }] of stubbed.slots.entries()) {
+    for (const [slot, { name, object, isLocal, sharedWith }] of slots.entries()) {
       functions.set(isLocal ? localKey({ name: object }, { name }) : name, { slot, signature: '', object });
       if (sharedWith === undefined) continue;
-      const names = merged.get(sharedWith) ?? [stubbed.slots[sharedWith]?.name ?? name];
+      const names = merged.get(sharedWith) ?? [slots[sharedWith]?.name ?? name];
       for (const one of [sharedWith, slot]) merged.set(one, names);
       names.push(name);
     }
@@ -64,7 +71,7 @@ export class ElfProgram extends Program {
       merged,
       map: { data, segments: new Map([...parsed.segments].map(([key, address]) => [key, address + bias])) },
       initial: (address, sizeBytes) => bytesAt(image, address - bias, sizeBytes) ?? new Uint8Array(),
-      free: { slot: stubbed.slots.length, slotEnd: stubbed.slotCount, areas: areasOf(running, image) },
+      free: { slot: slots.length, slotEnd: slotCount, areas: areasOf(running, image) },
       areaOf: { code: CODE, constant: CONSTANT, data: DATA, zero: DATA, tls: POOL },
       objects: build.objects,
       hostConstants: '',
@@ -96,7 +103,7 @@ const PAGE_BYTES = 4096;
  * the arena. Code takes whole modules, that each patch may have a symbol file of its own; memory that is not touched
  * costs nothing.
  */
-function areasOf(running: RunningProgram, image: ElfImage): Area[] {
+function areasOf(running: RunningProgram, image: LoadedImage): Area[] {
   const { arenaStart, moduleSizeBytes, poolOffset, poolSizeBytes } = running;
   // Code that is not position-independent writes addresses as 32-bit numbers, signed ones too.
   const arenaEnd = image.isPositionIndependent ? running.arenaEnd : Math.min(running.arenaEnd, 2 ** 31);
@@ -114,7 +121,7 @@ function areasOf(running: RunningProgram, image: ElfImage): Area[] {
 /** Throws MalformedError, and Unlinkable for a program that cannot be patched. `identify` names it by its content. */
 export function readExecutable(
   executable: Executable,
-  stubbed: Stubbed,
+  slots: Slots,
   identify: (bytes: Uint8Array) => string,
 ): ParsedExecutable {
   const image = readElfImage(executable.bytes, executable.path);
@@ -124,12 +131,12 @@ export function readExecutable(
     throw new Unlinkable('the program was linked without its symbols; set `strip = false` in its profile');
   });
   if (slotsStart === undefined || stubsStart === undefined) throw new Error('two names have two symbols');
-  const stubsEnd = stubsStart + SLOT_BYTES * stubbed.slotCount;
+  const stubsEnd = stubsStart + SLOT_BYTES * slots.slotCount;
   const threadPointer = image.tls?.threadPointerOffset ?? 0;
   const places = new Map<string, FilePlace>();
   const segments = new Map<string, number>();
   const repeated = new Set<string>();
-  const bodies = bodiesOf(image, stubbed);
+  const bodies = bodiesOf(image, slots);
   for (const { name, address, sizeBytes, type, binding, visibility, section } of image.symbols) {
     if (name.startsWith(ANCHOR)) {
       const split = name.indexOf(':', ANCHOR.length);
@@ -160,8 +167,8 @@ export function readExecutable(
     if (place.type !== 'function') ambiguous.add(name);
   }
   return {
-    image,
-    stubbed,
+    image: loaded(image),
+    slots,
     base: image.buildId ?? identify(executable.bytes),
     slotsStart,
     stubsStart,
@@ -172,7 +179,12 @@ export function readExecutable(
   };
 }
 
-function bodiesOf(image: ElfImage, { slots }: Stubbed): ReadonlySet<number> {
+/** Copied: most of the file are debug sections. */
+function loaded({ segments, isPositionIndependent }: ElfImage): LoadedImage {
+  return { segments: segments.map((segment) => ({ ...segment, bytes: segment.bytes.slice() })), isPositionIndependent };
+}
+
+function bodiesOf(image: ElfImage, { slots }: Slots): ReadonlySet<number> {
   const bodies = new Set<number>();
   for (const { body } of slots) {
     const symbol = image.byName.get(body);
@@ -210,10 +222,10 @@ export function placeExecutable(
 export function openExecutable(
   executable: Executable,
   build: Build,
-  stubbed: Stubbed,
+  slots: Slots,
   running: RunningProgram,
   version: number,
   identify: (bytes: Uint8Array) => string,
 ): ElfProgram {
-  return placeExecutable(readExecutable(executable, stubbed, identify), running, build, version);
+  return placeExecutable(readExecutable(executable, slots, identify), running, build, version);
 }

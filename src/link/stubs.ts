@@ -14,18 +14,22 @@
 // All stubs are in one object and 8 bytes each, as slots are: slot N is at slots + 8 N and its stub at stubs + 8 N. Behind
 // them are slots that nothing uses yet, with their stubs: for functions that patches add.
 
-import type { ObjectSource, Rewrite } from '../model.ts';
+import type { ObjectSource, Relocation, Rewrite } from '../model.ts';
 import { SHF_ALLOC, SHF_EXECINSTR, SHF_GROUP, SHF_MERGE, SHF_TLS, SHF_WRITE, SHT_PROGBITS } from '../object/elf.ts';
 import { ElfEditor } from '../object/elfeditor.ts';
 import { meansStart } from '../object/elfparts.ts';
 import type { ElfSymbolEntry } from '../object/elfsymbols.ts';
-import { type NewElfRelocation, writeElfObject } from '../object/elfwriter.ts';
+import { writeElfObject } from '../object/elfwriter.ts';
 import { stubFrames } from '../object/frames.ts';
 import { x86_64 } from '../object/x86_64.ts';
 
-/** What the base is linked from, and what a Program must know of it. Slots are numbered as they are here. */
-export interface Stubbed {
+/** What the base is linked from, and what a Program must know of it. */
+export interface Stubbed extends Slots {
   readonly rewrite: Rewrite;
+}
+
+export interface Slots {
+  /** In their order, by which they are numbered. */
   readonly slots: readonly StubSlot[];
   /** How many there are in all; those that `slots` does not tell of are free. */
   readonly slotCount: number;
@@ -59,31 +63,16 @@ export const SLOT_BYTES = 8;
 /** Begins the name of a symbol that only says where something is: `__hotslot_at:OBJECT:SECTION or SYMBOL`. */
 export const ANCHOR = '__hotslot_at:';
 
-/** What was made of an object. */
-interface StubbedObject {
-  readonly stamp: string;
-  readonly functions: readonly Stubbable[];
-  /** Undefined when nothing had to be changed. */
-  readonly bytes?: Uint8Array;
-}
-
-/** What was made of objects, by their names: most of them are the same when a program is linked the next time. */
-export type KnownObjects = Map<string, StubbedObject>;
-
-/** Throws MalformedError when an object is none. `known` is used, and holds these objects afterwards. */
-export function stubObjects(objects: readonly ObjectSource[], known: KnownObjects = new Map()): Stubbed {
+/** Throws MalformedError when an object is none. */
+export function stubObjects(objects: readonly ObjectSource[]): Stubbed {
   const slots: StubSlot[] = [];
   const stubs: Stub[] = [];
-  const rewritten = new Map<string, Uint8Array>();
-  const earlier = new Map(known);
-  known.clear();
-  for (const source of objects) {
-    const { name } = source;
-    const before = earlier.get(name);
-    const object = before?.stamp === source.stamp ? before : stubObject(source);
-    const { functions, bytes } = object;
-    known.set(name, object);
-    if (bytes !== undefined) rewritten.set(name, bytes);
+  const rewritten = new Map<string, readonly Uint8Array[]>();
+  for (const { name, bytes } of objects) {
+    const object = new ElfEditor(bytes(), name);
+    const functions = functionsOf(object);
+    const parts = rewriteObject(object, functions);
+    if (parts !== undefined) rewritten.set(name, parts);
     const first = new Map<number, number>();
     for (const { entry, section, stub } of functions) {
       const slot = slots.length;
@@ -102,13 +91,6 @@ export function stubObjects(objects: readonly ObjectSource[], known: KnownObject
   }
   const added = new Map([[STUB_OBJECT, slotObject(stubs)]]);
   return { rewrite: { objects: rewritten, added }, slots, slotCount: slots.length + FREE_SLOTS };
-}
-
-function stubObject({ name, stamp, bytes }: ObjectSource): StubbedObject {
-  const object = new ElfEditor(bytes(), name);
-  const functions = functionsOf(object);
-  const edited = rewriteObject(object, functions);
-  return { stamp, functions, ...(edited && { bytes: edited }) };
 }
 
 interface Stub {
@@ -159,7 +141,7 @@ function isSwappable(name: string): boolean {
  * Undefined when there is nothing to change. Every symbol keeps its index, and local ones stay local beside the global
  * name that they get: so nothing else of the object, debug information above all, has to be rewritten.
  */
-function rewriteObject(object: ElfEditor, functions: readonly Stubbable[]): Uint8Array | undefined {
+function rewriteObject(object: ElfEditor, functions: readonly Stubbable[]): Uint8Array[] | undefined {
   const { symbols } = object;
   /** By the index of a symbol that means a function, or of its section's symbol, that of the stub; 0 for none. */
   const stubOf = new Uint32Array(symbols.length);
@@ -212,7 +194,7 @@ function anchorsOf(object: ElfEditor): ElfSymbolEntry[] {
     named.add(section);
     if (binding === 'local') add(name, section, value, sizeBytes);
   }
-  let counts: ReadonlyMap<string, number> | undefined;
+  let counts: ReadonlyMap<number, number> | undefined;
   for (let section = 0; section < object.sectionCount; section++) {
     const flags = object.flags(section);
     if (!(flags & SHF_ALLOC) || flags & NOT_ANCHORED || object.type(section) !== SHT_PROGBITS) continue;
@@ -220,16 +202,16 @@ function anchorsOf(object: ElfEditor): ElfSymbolEntry[] {
     const name = object.sectionName(section);
     if (sizeBytes === 0 || named.has(section) || isUnwindTable(name)) continue;
     counts ??= countNames(object);
-    if (counts.get(name) === 1) add(name, section, 0, sizeBytes);
+    if (counts.get(object.nameOffset(section)) === 1) add(name, section, 0, sizeBytes);
   }
   return anchors;
 }
 
-/** How many sections have a name. */
-function countNames(object: ElfEditor): Map<string, number> {
-  const counts = new Map<string, number>();
+/** How many sections have a name, by its place in their table: compilers write each name once. */
+function countNames(object: ElfEditor): Map<number, number> {
+  const counts = new Map<number, number>();
   for (let section = 0; section < object.sectionCount; section++) {
-    const name = object.sectionName(section);
+    const name = object.nameOffset(section);
     counts.set(name, (counts.get(name) ?? 0) + 1);
   }
   return counts;
@@ -252,7 +234,6 @@ function globalSymbol(
 // Sections of the stub object, by index.
 const STUBS = 0;
 const SLOTS = 1;
-const FRAMES = 2;
 // And the first symbols.
 const SLOTS_SYMBOL = 0;
 const STUBS_SYMBOL = 2;
@@ -274,47 +255,40 @@ function slotObject(stubs: readonly Stub[]): Uint8Array {
     own(SLOTS_END, SLOTS, sizeBytes),
     own(STUBS_START, STUBS, 0),
   ];
-  const relocations: NewElfRelocation[] = [];
   const { number: distance } = x86_64.R_X86_64_PC32;
-  for (let slot = 0; slot < count; slot++) {
+  const { number: absolute } = x86_64.R_X86_64_64;
+  const jumps = Array.from({ length: count }, (_, slot): Relocation => {
     const at = slot * SLOT_BYTES;
-    relocations.push({
-      section: STUBS,
-      offset: at + JUMP_FIELD,
-      kind: distance,
-      symbol: SLOTS_SYMBOL,
-      addend: at - 4,
-    });
-  }
-  for (const [slot, { name, body, visibility }] of stubs.entries()) {
-    const value = slot * SLOT_BYTES;
-    const symbol = symbols.length;
-    symbols.push(
-      globalSymbol(name, 'function', visibility, STUBS, value, SLOT_BYTES),
+    return { offset: at + JUMP_FIELD, kind: distance, symbol: SLOTS_SYMBOL, addend: at - 4 };
+  });
+  const bodies = stubs.map(({ name, body, visibility }, slot): Relocation => {
+    const offset = slot * SLOT_BYTES;
+    const symbol = symbols.push(
+      globalSymbol(name, 'function', visibility, STUBS, offset, SLOT_BYTES),
       globalSymbol(body, 'none', 'hidden', 'undefined', 0, 0),
     );
-    relocations.push({
-      section: SLOTS,
-      offset: value,
-      kind: x86_64.R_X86_64_64.number,
-      symbol: symbol + 1,
-      addend: 0,
-    });
-  }
+    return { offset, kind: absolute, symbol: symbol - 1, addend: 0 };
+  });
   const frames = stubFrames(sizeBytes);
-  relocations.push({ section: FRAMES, offset: frames.textField, kind: distance, symbol: STUBS_SYMBOL, addend: 0 });
+  const text = { offset: frames.textField, kind: distance, symbol: STUBS_SYMBOL, addend: 0 };
   return writeElfObject({
     sections: [
-      { name: '.text.hotslot', flags: SHF_ALLOC | SHF_EXECINSTR, alignment: 16, bytes: code },
+      {
+        name: '.text.hotslot',
+        flags: SHF_ALLOC | SHF_EXECINSTR,
+        alignment: 16,
+        bytes: code,
+        relocations: jumps,
+      },
       {
         name: '.data.hotslot',
         flags: SHF_ALLOC | SHF_WRITE,
         alignment: SLOT_BYTES,
         bytes: new Uint8Array(sizeBytes),
+        relocations: bodies,
       },
-      { name: '.eh_frame', flags: SHF_ALLOC, alignment: 8, bytes: frames.bytes },
+      { name: '.eh_frame', flags: SHF_ALLOC, alignment: 8, bytes: frames.bytes, relocations: [text] },
     ],
     symbols,
-    relocations,
   });
 }

@@ -17,5 +17,5 @@ export function writeSymbolFile(functions: readonly NamedCode[]): Uint8Array {
   }));
   const text = { name: '.text', flags: SHF_ALLOC | SHF_EXECINSTR, alignment: 1, sizeBytes: 0 };
   const lines = [...lineSections(functions)].map(([name, bytes]) => ({ name, flags: 0, alignment: 1, bytes }));
-  return writeElfObject({ type: ET_DYN, sections: [text, ...lines], symbols, relocations: [] });
+  return writeElfObject({ type: ET_DYN, sections: [text, ...lines], symbols });
 }

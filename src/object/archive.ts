@@ -77,14 +77,17 @@ export function readArchive(bytes: Uint8Array, name: string): Archive {
 
 /** Writes the GNU format, as `ar`, LLVM and rustc do. */
 export function writeArchive(archive: Pick<Archive, 'members' | 'index'>): Uint8Array<ArrayBuffer> {
-  const parts = archiveParts(archive);
-  const writer = new Writer(parts.reduce((total, part) => total + part.length, 0));
+  const parts = archiveParts(archive, ({ bytes }) => [bytes]);
+  const writer = new Writer(sizeOf(parts));
   for (const part of parts) writer.bytes(part);
   return writer.finish();
 }
 
-/** What `writeArchive` writes, in pieces: members are as they were given, however large. */
-export function archiveParts(archive: Pick<Archive, 'members' | 'index'>): Uint8Array[] {
+/** The same in pieces, of members that are: they may be large, and need not be copied. */
+export function archiveParts<M extends Omit<Member, 'bytes'>>(
+  archive: { readonly members: readonly M[]; readonly index?: readonly { symbol: string; member: M }[] },
+  partsOf: (member: M) => readonly Uint8Array[],
+): Uint8Array[] {
   const longNames = new Writer();
   const names = archive.members.map(({ name }) => {
     if (encodeUtf8(name).length <= MAX_SHORT_NAME && !name.includes('/')) return `${name}/`;
@@ -104,10 +107,11 @@ export function archiveParts(archive: Pick<Archive, 'members' | 'index'>): Uint8
   let offset = MAGIC.length;
   if (archive.index !== undefined) offset += HEADER_SIZE + indexSize + (indexSize % 2);
   if (longNames.length > 0) offset += HEADER_SIZE + longNames.length;
-  const offsets = new Map<Member, number>();
+  const offsets = new Map<M, number>();
   for (const member of archive.members) {
     offsets.set(member, offset);
-    offset += HEADER_SIZE + member.bytes.length + (member.bytes.length % 2);
+    const sizeBytes = sizeOf(partsOf(member));
+    offset += HEADER_SIZE + sizeBytes + (sizeBytes % 2);
   }
 
   const writer = new Writer();
@@ -129,12 +133,18 @@ export function archiveParts(archive: Pick<Archive, 'members' | 'index'>): Uint8
   }
   const parts: Uint8Array[] = [writer.finish()];
   for (const [position, member] of archive.members.entries()) {
+    const content = partsOf(member);
+    const sizeBytes = sizeOf(content);
     const header = new Writer(HEADER_SIZE);
-    writeHeader(header, names[position] ?? member.name, member.bytes.length, member);
-    parts.push(header.finish(), member.bytes);
-    if (member.bytes.length % 2 === 1) parts.push(PADDING);
+    writeHeader(header, names[position] ?? member.name, sizeBytes, member);
+    parts.push(header.finish(), ...content);
+    if (sizeBytes % 2 === 1) parts.push(PADDING);
   }
   return parts;
+}
+
+function sizeOf(parts: readonly Uint8Array[]): number {
+  return parts.reduce((total, part) => total + part.length, 0);
 }
 
 const PADDING = encodeUtf8('\n');

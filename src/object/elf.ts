@@ -106,7 +106,6 @@ export const SHT_DYNSYM = 11;
 export const SHT_GROUP = 17;
 export const SHT_SYMTAB_SHNDX = 18;
 export const SHT_CREL = 0x40000014;
-export const SHT_LLVM_ADDRSIG = 0x6fff4c03;
 export const SHT_X86_64_UNWIND = 0x70000001;
 
 export const SHF_WRITE = 0x1;
@@ -430,7 +429,7 @@ export function readHalf(reader: Reader, expected = 'a 16-bit number'): number {
   return low | (reader.u8(expected) << 8);
 }
 
-export function writeHalf(writer: Writer, value: number): void {
+function writeHalf(writer: Writer, value: number): void {
   writer.u8(value & 0xff);
   writer.u8(value >>> 8);
 }
@@ -455,7 +454,7 @@ export function setXword(view: DataView, position: number, value: number): void 
   view.setUint32(position + 4, Math.floor(value / 2 ** 32), true);
 }
 
-export function writeXword(writer: Writer, value: number): void {
+function writeXword(writer: Writer, value: number): void {
   writer.u32le(value);
   writer.u32le(Math.floor(value / 2 ** 32));
 }

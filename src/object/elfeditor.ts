@@ -101,7 +101,12 @@ export class ElfEditor {
   }
 
   sectionName(section: number): string {
-    return this.#sectionNames.at(this.#field(section, NAME), 'the name of a section');
+    return this.#sectionNames.at(this.nameOffset(section), 'the name of a section');
+  }
+
+  /** Where the name is in the table of them. */
+  nameOffset(section: number): number {
+    return this.#field(section, NAME);
   }
 
   /** The section that a table of relocations is for; undefined of all other sections. */
@@ -125,6 +130,7 @@ export class ElfEditor {
   redirect(table: number, others: Uint32Array, applies: (relocation: Relocation) => boolean): void {
     const { offset, sizeBytes } = this.#section(table);
     if (sizeBytes % RELA_SIZE !== 0) this.#reader.fail('relocations', `${sizeBytes} bytes`, offset);
+    if (sizeBytes > 0 && offset < HEADER_SIZE) this.#reader.fail('relocations behind the header', 'others', offset);
     for (let at = offset; at < offset + sizeBytes; at += RELA_SIZE) {
       const other = others[this.#reader.u32At(at + SYMBOL_IN_RELOCATION)] ?? 0;
       if (other !== 0 && applies(relocationAt(this.#reader, at)))
@@ -132,8 +138,8 @@ export class ElfEditor {
     }
   }
 
-  /** The object with all that was asked for. */
-  finish(): Uint8Array<ArrayBuffer> {
+  /** The object with all that was asked for, in pieces: most of it is what was read, and not copied. */
+  finish(): Uint8Array[] {
     const firstGlobal = this.#countLocals();
     const table = this.#section(this.#table);
     const names = new StringTableWriter(this.#section(table.link).bytes);
@@ -145,6 +151,7 @@ export class ElfEditor {
     else if (long !== undefined) contents.set(this.sectionCount, long);
     contents.set(table.link, names.finish());
 
+    const { source } = this.#reader;
     const kept = this.#endOfOthers(contents);
     let end = kept;
     const moved = Array.from(contents, ([section, content]) => {
@@ -154,29 +161,43 @@ export class ElfEditor {
     });
     const headers = alignUp(end, 8);
     const count = contents.has(this.sectionCount) ? this.sectionCount + 1 : this.sectionCount;
-    const result = new Uint8Array(headers + SECTION_SIZE * count);
-    const { source } = this.#reader;
-    result.set(source.subarray(0, kept));
-    result.set(source.subarray(this.#at(0), this.#at(this.sectionCount)), headers);
-    const view = new DataView(result.buffer);
-    for (const [field, symbol] of this.#redirected) view.setUint32(field, symbol, true);
-    setXword(view, SECTION_HEADERS, headers);
+    const tail = new Uint8Array(headers - kept + SECTION_SIZE * count);
+    tail.set(source.subarray(this.#at(0), this.#at(this.sectionCount)), headers - kept);
+    const view = new DataView(tail.buffer, headers - kept);
     for (const { section, content, offset } of moved) {
-      result.set(content, offset);
-      setXword(view, headers + SECTION_SIZE * section + OFFSET, offset);
-      setXword(view, headers + SECTION_SIZE * section + SIZE, content.length);
+      tail.set(content, offset - kept);
+      setXword(view, SECTION_SIZE * section + OFFSET, offset);
+      setXword(view, SECTION_SIZE * section + SIZE, content.length);
     }
-    view.setUint32(headers + SECTION_SIZE * this.#table + INFO, firstGlobal, true);
+    view.setUint32(SECTION_SIZE * this.#table + INFO, firstGlobal, true);
     if (count > this.sectionCount) {
       // Without a name. So many sections are counted in the null section's header.
-      const added = headers + SECTION_SIZE * this.sectionCount;
+      const added = SECTION_SIZE * this.sectionCount;
       view.setUint32(added + TYPE, SHT_SYMTAB_SHNDX, true);
       view.setUint32(added + LINK, this.#table, true);
       setXword(view, added + ALIGNMENT, 4);
       setXword(view, added + ENTRY_SIZE, 4);
-      setXword(view, headers + SIZE, count);
+      setXword(view, SIZE, count);
     }
-    return result;
+    const header = new Uint8Array(source.subarray(0, HEADER_SIZE));
+    setXword(new DataView(header.buffer), SECTION_HEADERS, headers);
+    return [header, ...this.#relocated(kept), tail];
+  }
+
+  /** What is behind the header up to there. */
+  #relocated(end: number): Uint8Array[] {
+    const { source } = this.#reader;
+    let from = end;
+    let to = HEADER_SIZE;
+    for (const field of this.#redirected.keys()) {
+      from = Math.min(from, field);
+      to = Math.max(to, field + 4);
+    }
+    if (this.#redirected.size === 0) return [source.subarray(HEADER_SIZE, end)];
+    const changed = new Uint8Array(source.subarray(from, to));
+    const view = new DataView(changed.buffer);
+    for (const [field, symbol] of this.#redirected) view.setUint32(field - from, symbol, true);
+    return [source.subarray(HEADER_SIZE, from), changed, source.subarray(to, end)];
   }
 
   #at(section: number): number {

@@ -186,7 +186,7 @@ export function readElfImage(bytes: Uint8Array, name: string): ElfImage {
 }
 
 /** The program's bytes at an address of the file, zeros included; undefined when no segment has all of them. */
-export function bytesAt(image: ElfImage, address: number, length: number): Uint8Array | undefined {
+export function bytesAt(image: Pick<ElfImage, 'segments'>, address: number, length: number): Uint8Array | undefined {
   for (const segment of image.segments) {
     const start = address - segment.address;
     if (start < 0 || start + length > segment.sizeBytes) continue;

@@ -53,7 +53,7 @@ export interface ElfSymbolEntry {
 
 export const SYMBOL_SIZE = 24;
 export const RELA_SIZE = 24;
-export const REL_SIZE = 16;
+const REL_SIZE = 16;
 /** Where an entry has its symbol, with an addend or without. */
 export const SYMBOL_IN_RELOCATION = 12;
 const GRP_COMDAT = 1;

@@ -30,6 +30,8 @@ export interface NewElfSection {
   readonly bytes?: Uint8Array;
   /** Of zeros that take no room in the file. */
   readonly sizeBytes?: number;
+  /** Their `symbol` is an index into the object's `symbols`. */
+  readonly relocations?: readonly Relocation[];
 }
 
 export interface NewElfObject {
@@ -38,12 +40,6 @@ export interface NewElfObject {
   readonly sections: readonly NewElfSection[];
   /** Their `section` is an index into `sections`. */
   readonly symbols: readonly ElfSymbolEntry[];
-  readonly relocations: readonly NewElfRelocation[];
-}
-
-export interface NewElfRelocation extends Relocation {
-  /** Index into the object's `sections`; `symbol` is one into its `symbols`. */
-  readonly section: number;
 }
 
 /** A relocatable object, or a file that differs from one in its type. It says that it needs no executable stack. */
@@ -71,27 +67,22 @@ export function writeElfObject({ type = ET_REL, ...object }: NewElfObject): Uint
   add({ name: '.symtab', type: SHT_SYMTAB, link: NAMES, info: countLocals(symbols), alignment: 8, entrySize, bytes });
   add({ name: '.strtab', type: SHT_STRTAB, alignment: 1 });
   const own: readonly NewElfSection[] = [...object.sections, NO_EXECUTABLE_STACK];
-  for (const { bytes: content, sizeBytes = 0, ...section } of own)
-    add({ ...section, ...(content ? { type: SHT_PROGBITS, bytes: content } : { type: SHT_NOBITS, sizeBytes }) });
-
-  const relocations = new Map<number, Relocation[]>();
-  for (const relocation of object.relocations) {
-    const entries = relocations.get(relocation.section);
-    if (entries === undefined) relocations.set(relocation.section, [relocation]);
-    else entries.push(relocation);
+  for (const { name, flags, alignment, bytes: content, sizeBytes = 0 } of own) {
+    const filled = content ? { type: SHT_PROGBITS, bytes: content } : { type: SHT_NOBITS, sizeBytes };
+    add({ name, flags, alignment, ...filled });
   }
-  for (const [target, entries] of relocations) {
-    const name = object.sections[target]?.name;
-    if (name === undefined) throw new Error(`there is no section ${target} to relocate`);
+
+  for (const [index, { name, relocations }] of object.sections.entries()) {
+    if (relocations === undefined) continue;
     add({
       name: `.rela${name}`,
       type: SHT_RELA,
       flags: SHF_INFO_LINK,
       link: TABLE,
-      info: target + FIRST,
+      info: index + FIRST,
       alignment: 8,
       entrySize: RELA_SIZE,
-      bytes: writeRelocationEntries(entries, moved),
+      bytes: writeRelocationEntries(relocations, moved),
     });
   }
   if (long !== undefined) add({ ...LONG_INDICES, link: TABLE, bytes: long });

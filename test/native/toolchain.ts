@@ -112,8 +112,8 @@ export class Crate {
     const given = this.#arguments.map((argument, index) => {
       if (this.#arguments[index - 1] === '-o') return path;
       if (!argument.endsWith('.o')) return argument;
-      const bytes = rewrite.objects.get(objectName(argument));
-      return bytes === undefined ? join(keep, basename(argument)) : write(basename(argument), bytes);
+      const parts = rewrite.objects.get(objectName(argument));
+      return parts === undefined ? join(keep, basename(argument)) : write(basename(argument), Buffer.concat(parts));
     });
     const added = [...rewrite.added].map(([name, bytes]) => write(name, bytes));
     await run('cc', [...given, ...added, await agentObject(), ...(this.#flavour.link ?? [])]);
