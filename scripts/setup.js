@@ -50,12 +50,15 @@ try {
   process.exitCode = 1;
 }
 
-// The tests link by each linker that people use. lld comes with Rust and GNU ld with the C compiler.
-if (process.argv.includes('--tests') && spawnSync('mold', ['--version']).status !== 0) {
+// The tests link by each linker that people use (lld comes with Rust and GNU ld with the C compiler), and debug what they
+// patched.
+const tools = { mold: 'the tests link by it', gdb: 'the tests look at patched code in it' };
+for (const [tool, why] of Object.entries(process.argv.includes('--tests') ? tools : {})) {
+  if (spawnSync(tool, ['--version']).status === 0) continue;
   const isRoot = process.getuid?.() === 0;
-  const steps = [['update'], ['install', '-y', '--no-install-recommends', 'mold']];
+  const steps = [['update'], ['install', '-y', '--no-install-recommends', tool]];
   if (!isRoot || steps.some((args) => spawnSync('apt-get', args, { stdio: 'ignore' }).status !== 0)) {
-    console.error(`mold: the tests link by it. Get it by: ${isRoot ? '' : 'sudo '}apt-get install mold`);
+    console.error(`${tool}: ${why}. Get it by: ${isRoot ? '' : 'sudo '}apt-get install ${tool}`);
     process.exitCode = 1;
   }
 }

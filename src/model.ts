@@ -238,8 +238,10 @@ export interface ElfPatch extends PatchHead {
    * of every earlier patch, abandoned ones included: a thread may still use what an abandoned patch brought.
    */
   readonly threadLocals: readonly { readonly offset: number; readonly bytes: Uint8Array }[];
-  /** An ELF file with names and lines of the new code, for backtraces and debuggers. */
+  /** An ELF file with names and lines of the new code, for backtraces. */
   readonly symbols: Uint8Array;
+  /** Makes one for debuggers, with its unwind tables besides and all addresses absolute; absent when there is no code. */
+  readonly image?: () => Uint8Array;
 }
 
 /** New memory: whole pages of the arena; zeros after `bytes`. */

@@ -23,6 +23,7 @@ import * as fc from 'fast-check';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
 
 import {
+  type AgentReceipt,
   type Hello,
   type Message,
   MessageStream,
@@ -87,13 +88,14 @@ describe('messages', () => {
     fc.record({ kind: fc.constantFrom('commit' as const, 'undo' as const), version: u32 }),
     fc.record({
       kind: fc.constant('receipt' as const),
-      answers: fc.constantFrom('patch' as const, 'commit' as const, 'undo' as const, 'handover' as const),
+      answers: fc.constantFrom<AgentReceipt['answers']>('patch', 'commit', 'undo', 'handover', 'describe'),
       version: u32,
       applied: fc.boolean(),
       nanoseconds: u64,
       reason: fc.string({ unit: 'binary' }),
     }),
     fc.record({ kind: fc.constant('handover' as const), version: u32, path, sockets: fc.array(u32) }),
+    fc.record({ kind: fc.constant('describe' as const), version: u32, image: bytes }),
   );
   const failure = (read: () => unknown): MalformedError => {
     try {
@@ -185,6 +187,8 @@ describe('messages', () => {
 let folder: string;
 /** Answers lines, and has two slots; the agent's own tests use it as well. */
 let program: Executable;
+/** The same, with a list for debuggers of its own. */
+let compiler: Executable;
 /** Listens; by `bind` alone, and by LISTEN_FDS. */
 let plain: Executable;
 let convention: Executable;
@@ -217,6 +221,10 @@ beforeAll(() => {
     `link-arg=-Wl,--defsym=${name}=0`,
   ]);
   program = compile('program', join(AGENT, 'tests/fixtures/program.rs'));
+  const list = join(folder, 'list.o');
+  const source = join(AGENT, 'tests/fixtures/compiler.rs');
+  rustc('--crate-type', 'lib', '--emit', 'obj', '-C', 'panic=abort', '-o', list, source);
+  compiler = compile('compiler', join(AGENT, 'tests/fixtures/program.rs'), '-C', `link-arg=${list}`);
   plain = compile('plain', SERVER, ...noSlots);
   convention = compile('convention', SERVER, '--cfg', 'convention', ...noSlots);
 }, 120_000);
@@ -367,6 +375,21 @@ describe('a program', () => {
     expect(files.filter((file) => readFileSync(join(home, file), 'utf8') === 'an ELF file')).toHaveLength(2);
     await subject.start(program, 1);
     expect(ofRun(running.pid)).toEqual([]);
+  });
+
+  test('that compiles code itself keeps its list for debuggers to itself, which is said once', async () => {
+    const subject = await Subject.open();
+    const running = await subject.start(compiler);
+    for (const version of [1, 2, 3]) {
+      const patch = { ...answers(running, version, version, version), image: () => new Uint8Array(version) };
+      expect(await subject.process.deliver(patch)).toMatchObject([{ applied: true }]);
+      subject.process.commit(patch);
+      await subject.until(() => subject.events[0]);
+    }
+    expect(await subject.line()).toMatch(
+      /^debuggers will not know its new code: .* a list for debuggers of its own, at: 0x/,
+    );
+    expect(await subject.ask('answer')).toBe('3');
   });
 
   test('is described as it is in memory', async () => {

@@ -2,7 +2,7 @@
 // for word.
 //
 // ```text
-// hotslot's agent protocol 2. Numbers are little-endian and not aligned. A message is
+// hotslot's agent protocol 3. Numbers are little-endian and not aligned. A message is
 //   u32 length of all that follows, u32 kind, fields
 // text and bytes are a u32 length and then so many bytes; [fields] is a u32 count and then so many times the fields.
 //
@@ -21,6 +21,7 @@
 //  4 undo      hotslot  u32 version
 //  5 receipt   agent    u32 answers, u32 version, u32 applied, u64 nanoseconds, text reason
 //  6 handover  hotslot  u32 version, text path, sockets [u32 descriptor]
+//  7 describe  hotslot  u32 version, bytes image
 //
 // hello      is the first message of every connection. version: the last patch that was applied, 0 for none. pending: 1
 //            when that patch waits for commit or undo. bias: added to addresses in the program's file. moduleSize:
@@ -40,7 +41,9 @@
 // handover   to the program's last agent, before a new one starts: listen at path (a NUL at its end) and give whoever
 //            connects first, within ten seconds, those of the sockets that listen for TCP connections; then keep that
 //            connection open for as long as the program lives. version: the program's.
-// receipt    answers one patch, commit, undo or handover (its kind and version). applied 1: done, in so many
+// describe   a patch to debuggers, once it is committed, and in order. image: an ELF file with its symbols, lines and unwind
+//            tables, at their addresses in the process. Twice is once.
+// receipt    answers one patch, commit, undo, handover or describe (its kind and version). applied 1: done, in so many
 //            nanoseconds; 0: nothing was changed, for this reason.
 // A message that is longer than 64 MiB, has another kind or does not end where its fields end closes the connection.
 // ```
@@ -48,10 +51,10 @@
 import type { ElfPatch, ElfSegment } from '../model.ts';
 import { encodeUtf8, Reader, Writer } from '../object/bytes.ts';
 
-export const PROTOCOL = 2;
+export const PROTOCOL = 3;
 const MAX_MESSAGE_BYTES = 64 * 1024 * 1024;
 
-export type Message = Hello | PatchMessage | Verdict | AgentReceipt | Handover;
+export type Message = Hello | PatchMessage | Verdict | AgentReceipt | Handover | Description;
 
 /** Addresses are those of the running program. */
 export interface Hello {
@@ -107,7 +110,13 @@ interface Handover {
   readonly sockets: readonly number[];
 }
 
-const KINDS = { hello: 1, patch: 2, commit: 3, undo: 4, receipt: 5, handover: 6 } as const;
+export interface Description {
+  readonly kind: 'describe';
+  readonly version: number;
+  readonly image: Uint8Array;
+}
+
+const KINDS = { hello: 1, patch: 2, commit: 3, undo: 4, receipt: 5, handover: 6, describe: 7 } as const;
 const NAMES: ReadonlyMap<number, Message['kind']> = new Map(
   Object.entries(KINDS).map(([name, kind]) => [kind, name as Message['kind']]),
 );
@@ -173,6 +182,10 @@ export function writeMessage(message: Message): Uint8Array {
       fields.u32(message.version);
       fields.path(message.path);
       fields.list(message.sockets, (descriptor) => fields.u32(descriptor));
+      break;
+    case 'describe':
+      fields.u32(message.version);
+      fields.sized(message.image);
       break;
   }
   return fields.finish();
@@ -272,6 +285,7 @@ function readFields(reader: Reader, kind: Message['kind']): Message {
   if (kind === 'patch') return readPatch(reader);
   if (kind === 'receipt') return readReceipt(reader);
   const version = reader.u32le('the version');
+  if (kind === 'describe') return { kind, version, image: readSized(reader, 'an image') };
   if (kind !== 'handover') return { kind, version };
   return { kind, version, path: readPath(reader), sockets: readList(reader, 'sockets', () => reader.u32le()) };
 }

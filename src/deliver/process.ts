@@ -323,6 +323,7 @@ class NativeProcess implements Process {
     if (version === run.committed) {
       // It did not hear of the commit.
       if (hello.pending) this.#send(run, { kind: 'commit', version });
+      if (run.description !== undefined) this.#send(run, run.description);
       run.isUndoing = false;
       this.#sendPatch(pending);
     } else if (hello.pending && version === run.committed + 1) {
@@ -344,6 +345,12 @@ class NativeProcess implements Process {
       if (pending?.run !== run || pending.version !== version || pending.receipt !== undefined) return;
       if (applied) this.#confirm(pending, nanoseconds / 1e6);
       else this.#refuse(pending, reason);
+    } else if (answers === 'describe') {
+      run.description = undefined;
+      if (applied || run.isUndescribed) return;
+      run.isUndescribed = true;
+      const text = `debuggers will not know its new code: ${reason}`;
+      this.#options.report({ event: 'log', level: 'info', text, client: this.#options.name });
     } else if (!applied) {
       this.#lose(run, `${answers} of version ${run.base.version + version} failed: ${reason}`);
     } else if (answers === 'undo') {
@@ -407,6 +414,15 @@ class NativeProcess implements Process {
     if (run === undefined || receipt?.applied !== true) throw new Error(`version ${patch.version} was not applied`);
     run.committed = version;
     this.#send(run, { kind: 'commit', version });
+    // Nobody waits for it.
+    setImmediate(() => this.#describe(run, version, patch));
+  }
+
+  /** To debuggers. */
+  #describe(run: Run, version: number, { image }: ElfPatch): void {
+    if (image === undefined || run.isEnding || run.isUndescribed) return;
+    run.description = { kind: 'describe', version, image: image() };
+    this.#send(run, run.description);
   }
 
   abandon(patch: ElfPatch, reason: string): void {

@@ -6,7 +6,7 @@ import type { Socket } from 'node:net';
 import { constants } from 'node:os';
 import { createInterface } from 'node:readline';
 import type { Readable } from 'node:stream';
-import type { Hello } from './agent.ts';
+import type { Description, Hello } from './agent.ts';
 
 /** How a program ended. */
 export interface Exit {
@@ -49,6 +49,10 @@ export class Run {
   committed = 0;
   /** It may have a patch that is not to stay, and has not said that it took it back. */
   isUndoing = false;
+  /** What it has yet to tell debuggers; ... */
+  description: Description | undefined;
+  /** ... which it cannot do. */
+  isUndescribed = false;
   /** Why no patch can be sent any more. */
   lost: string | undefined;
   /** What the agent says first; undefined when that is not understood. */

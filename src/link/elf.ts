@@ -22,9 +22,10 @@ import { symbolAt } from './diff.ts';
 import { CODE, CONSTANT, DATA, type ElfProgram, POOL } from './executable.ts';
 import { crateOf } from './identity.ts';
 import { goneTypes, layoutRefusal, signatureOf } from './layout.ts';
+import type { NamedCode } from './lines.ts';
 import { readable } from './mangle.ts';
 import type { Draft } from './program.ts';
-import { writeSymbolFile } from './symbolfile.ts';
+import { writeDebuggerImage, writeSymbolFile } from './symbolfile.ts';
 import { type Plan, type PlannedData, type PlannedFunction, type Resolved, type Target, Unlinkable } from './target.ts';
 import { relaxThreadLocals } from './threadlocals.ts';
 
@@ -114,7 +115,7 @@ class Emitter {
     const { functions, data } = this.#plan;
     for (const one of functions) this.#function(one);
     for (const one of data) this.#datum(one);
-    const ehFrameHdr = this.#unwindTable();
+    const unwinding = this.#unwindTable();
     const segments = [CODE, CONSTANT, DATA].flatMap((area) => this.#segment(area));
     const text = segments.find(({ access }) => access === 'execute');
     const { symbolBias } = this.#program.running;
@@ -130,19 +131,14 @@ class Emitter {
         })),
       ),
       unwind:
-        ehFrameHdr === undefined || text === undefined
+        unwinding === undefined || text === undefined
           ? []
-          : [{ ehFrameHdr, textStart: text.address, textEnd: text.address + text.sizeBytes }],
+          : [{ ehFrameHdr: unwinding.header, textStart: text.address, textEnd: text.address + text.sizeBytes }],
       threadLocals: this.#threadLocals.toSorted((a, b) => a.offset - b.offset),
-      symbols: writeSymbolFile(
-        functions.map((one) => ({
-          name: one.name,
-          address: addressOf(one) - symbolBias,
-          sizeBytes: one.definition.atom.sizeBytes,
-          object: one.definition.object,
-          atom: one.definition.atom,
-        })),
-      ),
+      symbols: writeSymbolFile(namedCode(functions, symbolBias)),
+      ...(text !== undefined && {
+        image: () => writeDebuggerImage(namedCode(functions, 0), text, unwinding?.table),
+      }),
     };
   }
 
@@ -236,8 +232,8 @@ class Emitter {
     return address;
   }
 
-  /** Where its index is; undefined when no function of the patch has an entry. */
-  #unwindTable(): number | undefined {
+  /** And where its index is; undefined when no function of the patch has an entry. */
+  #unwindTable(): { readonly header: number; readonly table: Chunk } | undefined {
     const shared = new Map<string, { bytes: Uint8Array; relocations: readonly Resolved[] }>();
     const frames = this.#plan.functions.flatMap((one) =>
       one.unwind.map(({ unwind, cie, fde }) => {
@@ -263,7 +259,7 @@ class Emitter {
     });
     this.#chunk(CONSTANT, start, table.bytes);
     this.#chunk(CONSTANT, header, frameIndex(header, start, entries));
-    return header;
+    return { header, table: { address: start, bytes: table.bytes } };
   }
 
   #allocate(area: number, sizeBytes: number, alignment: number): number {
@@ -306,6 +302,16 @@ const throughCell: ReadonlySet<number> = new Set(
 
 /** Of other code models, and descriptors of thread-locals. */
 const notForPatches = /GOT|TLS|DTPMOD|SIZE|PLTOFF/;
+
+function namedCode(functions: readonly PlannedFunction[], bias: number): NamedCode[] {
+  return functions.map((one) => ({
+    name: one.name,
+    address: addressOf(one) - bias,
+    sizeBytes: one.definition.atom.sizeBytes,
+    object: one.definition.object,
+    atom: one.definition.atom,
+  }));
+}
 
 function addressOf({ address, name }: PlannedFunction): number {
   if (address === undefined) throw new Error(`${name} was given no address`);

@@ -14,6 +14,7 @@ import { type ElfSection, readHalf, SHT_RELA } from '../object/elf.ts';
 import { type ElfParts, isElfParts } from '../object/elfparts.ts';
 import { readRelocationEntries, RELA_SIZE } from '../object/elfsymbols.ts';
 import { readU32, writeUnsigned } from '../object/leb128.ts';
+import { readable } from './mangle.ts';
 
 /** A function of a patch, in the symbol file's terms. */
 export interface NamedCode {
@@ -47,23 +48,29 @@ export function lineSections(functions: readonly NamedCode[]): ReadonlyMap<strin
 
 const DW_TAG_compile_unit = 0x11;
 const DW_TAG_subprogram = 0x2e;
+const DW_TAG_namespace = 0x39;
 const DW_AT_name = 0x03;
 const DW_AT_stmt_list = 0x10;
 const DW_AT_low_pc = 0x11;
 const DW_AT_high_pc = 0x12;
+const DW_AT_language = 0x13;
 const DW_AT_comp_dir = 0x1b;
 const DW_AT_ranges = 0x55;
 const DW_AT_linkage_name = 0x6e;
 const DW_FORM_addr = 0x01;
+const DW_FORM_data2 = 0x05;
 const DW_FORM_data8 = 0x07;
 const DW_FORM_sec_offset = 0x17;
+const DW_LANG_Rust = 0x1c;
 
 /** What our units have: their entries' abbreviations by code, each an attribute and a form by turns. */
 const ABBREVIATIONS = [
   [1, DW_TAG_compile_unit, 1, DW_AT_name, DW_FORM_string, DW_AT_comp_dir, DW_FORM_string],
-  [DW_AT_stmt_list, DW_FORM_sec_offset, DW_AT_low_pc, DW_FORM_addr, DW_AT_ranges, DW_FORM_sec_offset, 0, 0],
-  [2, DW_TAG_subprogram, 0, DW_AT_linkage_name, DW_FORM_string],
-  [DW_AT_low_pc, DW_FORM_addr, DW_AT_high_pc, DW_FORM_data8, 0, 0, 0],
+  [DW_AT_language, DW_FORM_data2, DW_AT_stmt_list, DW_FORM_sec_offset],
+  [DW_AT_low_pc, DW_FORM_addr, DW_AT_ranges, DW_FORM_sec_offset, 0, 0],
+  [2, DW_TAG_subprogram, 0, DW_AT_name, DW_FORM_string, DW_AT_linkage_name, DW_FORM_string],
+  [DW_AT_low_pc, DW_FORM_addr, DW_AT_high_pc, DW_FORM_data8, 0, 0],
+  [3, DW_TAG_namespace, 1, DW_AT_name, DW_FORM_string, 0, 0, 0],
 ].flat();
 
 class Sections {
@@ -86,14 +93,23 @@ class Sections {
     unit.u8(1);
     text(unit, root.name);
     text(unit, root.directory);
+    unit.bytes([DW_LANG_Rust, 0]);
     unit.u32le(lines);
     address(unit, 0);
     unit.u32le(ranges);
     for (const one of functions) {
+      const path = segments(readable(one.name));
+      const name = path.pop() ?? '';
+      for (const namespace of path) {
+        unit.u8(3);
+        text(unit, namespace);
+      }
       unit.u8(2);
+      text(unit, name);
       text(unit, one.name);
       address(unit, one.address);
       address(unit, one.sizeBytes);
+      unit.zeros(path.length);
       address(this.#ranges, one.address);
       address(this.#ranges, one.address + one.sizeBytes);
     }
@@ -156,6 +172,19 @@ class Sections {
       ['.debug_ranges', this.#ranges.finish()],
     ]);
   }
+}
+
+/** Of a path, as debuggers take it apart: `a::<b::C as d::E>::f::<g::H>` has three. */
+function segments(path: string): string[] {
+  let depth = 0;
+  const parts = [''];
+  for (const token of path.match(/::(?!<)|->|./gsu) ?? []) {
+    if ('<([{'.includes(token)) depth += 1;
+    if ('>)]}'.includes(token)) depth -= 1;
+    if (token === '::' && depth === 0) parts.push('');
+    else parts.push(`${parts.pop()}${token}`);
+  }
+  return parts;
 }
 
 const SET_ADDRESS = [0, 9, 2];

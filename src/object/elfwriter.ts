@@ -25,6 +25,8 @@ export interface NewElfSection {
   readonly name: string;
   /** `SHF_*` */
   readonly flags: number;
+  /** In memory, where that is known. */
+  readonly address?: number;
   /** In bytes, a power of two. */
   readonly alignment: number;
   readonly bytes?: Uint8Array;
@@ -67,9 +69,9 @@ export function writeElfObject({ type = ET_REL, ...object }: NewElfObject): Uint
   add({ name: '.symtab', type: SHT_SYMTAB, link: NAMES, info: countLocals(symbols), alignment: 8, entrySize, bytes });
   add({ name: '.strtab', type: SHT_STRTAB, alignment: 1 });
   const own: readonly NewElfSection[] = [...object.sections, NO_EXECUTABLE_STACK];
-  for (const { name, flags, alignment, bytes: content, sizeBytes = 0 } of own) {
+  for (const { name, flags, address = 0, alignment, bytes: content, sizeBytes = 0 } of own) {
     const filled = content ? { type: SHT_PROGBITS, bytes: content } : { type: SHT_NOBITS, sizeBytes };
-    add({ name, flags, alignment, ...filled });
+    add({ name, flags, address, alignment, ...filled });
   }
 
   for (const [index, { name, relocations }] of object.sections.entries()) {

@@ -10,6 +10,7 @@
 #![no_std]
 
 mod arena;
+mod debugger;
 mod handover;
 mod patch;
 mod program;

@@ -1,11 +1,12 @@
 //! A patch message → checked as a whole, applied as a whole, and undone from what it left in its message.
 
 use crate::arena::Arena;
+use crate::debugger;
 use crate::program::{Program, Range, ThreadLocals};
 use crate::sys::{self, Pages, Protection, Reason};
 use crate::tls;
 use crate::unwind;
-use crate::wire::{self, Bytes, Malformed, Patch, Reader};
+use crate::wire::{self, Bytes, Description, Malformed, Patch, Reader};
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::*};
 
 /// Held while anything of the program changes, so that `fork` copies a program that has a patch or has it not.
@@ -51,6 +52,8 @@ pub struct Patcher {
     pub pool_used: u32,
     /// The fields of that patch, with what was in memory before, until it is committed or undone.
     pub kept: Option<Pages>,
+    /// The last one that debuggers know.
+    pub described: u32,
 }
 
 impl Patcher {
@@ -62,6 +65,7 @@ impl Patcher {
             wire::PATCH => self.apply(fields),
             wire::COMMIT => self.finish(fields, Self::commit),
             wire::UNDO => self.finish(fields, Self::undo),
+            wire::DESCRIBE => self.describe(fields),
             _ => Err(Fault::Malformed),
         });
         (version, outcome.map(|()| sys::now().wrapping_sub(start)))
@@ -129,6 +133,22 @@ impl Patcher {
         self.close(&patch);
         self.version = self.version.wrapping_sub(1);
         announce(self.version);
+        Ok(())
+    }
+
+    /// The image stays where it came in.
+    fn describe(&mut self, fields: Pages) -> Result<(), Fault> {
+        let Description { version, image } = Description::read(fields.cells())?;
+        let committed = self.version.wrapping_sub(u32::from(self.kept.is_some()));
+        if version > committed {
+            return Err(Reason::new("not committed: version", version.into()).into());
+        }
+        if version <= self.described {
+            return Ok(());
+        }
+        debugger::register(image.as_ptr() as u64, image.len() as u64)?;
+        self.described = version;
+        fields.leak();
         Ok(())
     }
 

@@ -37,7 +37,7 @@ pub fn start(path: &CStr) -> Result<(), Reason> {
     unwind::start(arena.range, address.folder())?;
     sys::at_fork(before_fork, after_fork, in_child)?;
     let agent = Pages::new(size_of::<Agent>())?.leak().cast::<Agent>();
-    let patcher = Patcher { program, arena, version: 0, pool_used: 0, kept: None };
+    let patcher = Patcher { program, arena, version: 0, pool_used: 0, kept: None, described: 0 };
     // SAFETY: a page holds an agent, and nobody else knows it yet.
     unsafe { agent.write(Agent { address, patcher }) };
     patch::announce(0);

@@ -3,7 +3,7 @@
 //! The table below stands in both ends, here and in hotslot's TypeScript, word for word.
 //!
 //! ```text
-//! hotslot's agent protocol 2. Numbers are little-endian and not aligned. A message is
+//! hotslot's agent protocol 3. Numbers are little-endian and not aligned. A message is
 //!   u32 length of all that follows, u32 kind, fields
 //! text and bytes are a u32 length and then so many bytes; [fields] is a u32 count and then so many times the fields.
 //!
@@ -22,6 +22,7 @@
 //!  4 undo      hotslot  u32 version
 //!  5 receipt   agent    u32 answers, u32 version, u32 applied, u64 nanoseconds, text reason
 //!  6 handover  hotslot  u32 version, text path, sockets [u32 descriptor]
+//!  7 describe  hotslot  u32 version, bytes image
 //!
 //! hello      is the first message of every connection. version: the last patch that was applied, 0 for none. pending: 1
 //!            when that patch waits for commit or undo. bias: added to addresses in the program's file. moduleSize:
@@ -41,7 +42,9 @@
 //! handover   to the program's last agent, before a new one starts: listen at path (a NUL at its end) and give whoever
 //!            connects first, within ten seconds, those of the sockets that listen for TCP connections; then keep that
 //!            connection open for as long as the program lives. version: the program's.
-//! receipt    answers one patch, commit, undo or handover (its kind and version). applied 1: done, in so many
+//! describe   a patch to debuggers, once it is committed, and in order. image: an ELF file with its symbols, lines and unwind
+//!            tables, at their addresses in the process. Twice is once.
+//! receipt    answers one patch, commit, undo, handover or describe (its kind and version). applied 1: done, in so many
 //!            nanoseconds; 0: nothing was changed, for this reason.
 //! A message that is longer than 64 MiB, has another kind or does not end where its fields end closes the connection.
 //! ```
@@ -50,7 +53,7 @@ use crate::program::{Range, ThreadLocals};
 use crate::sys::{Protection, Reason};
 use core::cell::Cell;
 
-const PROTOCOL: u32 = 2;
+const PROTOCOL: u32 = 3;
 pub const MAX_MESSAGE: usize = 64 << 20;
 
 const HELLO: u32 = 1;
@@ -59,6 +62,7 @@ pub const COMMIT: u32 = 3;
 pub const UNDO: u32 = 4;
 const RECEIPT: u32 = 5;
 pub const HANDOVER: u32 = 6;
+pub const DESCRIBE: u32 = 7;
 
 /// The bytes are not a message. The only answer is to close the connection.
 pub struct Malformed;
@@ -262,6 +266,21 @@ impl<'a> Handover<'a> {
         let handover = Self { version: reader.u32()?, path: reader.bytes()?, sockets: reader.list()? };
         reader.end()?;
         Ok(handover)
+    }
+}
+
+/// What debuggers are to know of a patch.
+pub struct Description<'a> {
+    pub version: u32,
+    pub image: Bytes<'a>,
+}
+
+impl<'a> Description<'a> {
+    pub fn read(fields: Bytes<'a>) -> Result<Self, Malformed> {
+        let mut reader = Reader(fields);
+        let description = Self { version: reader.u32()?, image: reader.bytes()? };
+        reader.end()?;
+        Ok(description)
     }
 }
 

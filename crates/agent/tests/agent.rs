@@ -69,6 +69,13 @@ fn protection_at(maps: &str, address: u64) -> String {
     line.unwrap().split(' ').nth(1).unwrap()[..3].to_owned()
 }
 
+/// Of a symbol, as the program's file has it.
+fn address_in(path: &Path, name: &str) -> u64 {
+    let symbols = run(Command::new("nm").arg(path));
+    let found = symbols.lines().find(|line| line.split(' ').nth(2) == Some(name)).unwrap();
+    u64::from_str_radix(found.split(' ').next().unwrap(), 16).unwrap()
+}
+
 #[test]
 fn the_object_needs_libc_and_the_slots_alone() {
     let allowed = [
@@ -163,7 +170,7 @@ fn hello_says_what_a_patch_needs() {
         let mut program = Program::start_by(prefix, path, Some(&listener.socket()));
         let connection = listener.accept();
         let hello = connection.hello();
-        assert_eq!((hello.protocol, hello.pid, hello.version, hello.pending), (2, program.pid(), 0, 0));
+        assert_eq!((hello.protocol, hello.pid, hello.version, hello.pending), (3, program.pid(), 0, 0));
         assert_eq!(hello.slots.1 - hello.slots.0, 16);
         assert_eq!(hello.arena.1 - hello.arena.0, 256 << 20);
         assert_eq!((hello.module_size, hello.arena.0 % hello.module_size), (MODULE_SIZE, 0));
@@ -172,10 +179,7 @@ fn hello_says_what_a_patch_needs() {
             assert!(address.abs_diff(hello.arena.0).max(address.abs_diff(hello.arena.1)) < 1 << 31);
         }
         // The file knows the slots without the load bias.
-        let symbols = run(Command::new("nm").arg(path));
-        let start = symbols.lines().find(|line| line.ends_with(" __hotslot_slots_start")).unwrap();
-        let start = u64::from_str_radix(start.split(' ').next().unwrap(), 16).unwrap();
-        assert_eq!(start.wrapping_add(hello.bias), hello.slots.0);
+        assert_eq!(address_in(path, "__hotslot_slots_start").wrapping_add(hello.bias), hello.slots.0);
         // The pool lies in the program's thread-locals, which end at the thread pointer.
         let (_, size, alignment) = hello.tls;
         let block = size.next_multiple_of(alignment) as i64;
@@ -342,6 +346,8 @@ fn malformed_messages_close_the_connection_and_nothing_else() {
         Fields::default().u32(1).message(99),
         Fields::default().u32(1).u32(1).message(3),
         Fields::default().message(4),
+        Fields::default().u32(0).message(7),
+        Fields::default().u32(0).bytes(b"image").u32(0).message(7),
         Fields(whole[..whole.len() - 1].to_vec()).message(2),
         Fields([whole.clone(), vec![0]].concat()).message(2),
         // A list that says it has four thousand million entries.
@@ -477,6 +483,66 @@ fn no_thread_is_born_without_the_initial_values() {
         apply(&mut connection, &counts(&hello, version, version.into(), version * 4, version));
     }
     assert_eq!(program.line(), "0", "threads that saw zeros");
+    assert!(program.finish());
+}
+
+/// The images in the list for debuggers, the last one first (GDB manual, "JIT Compilation Interface").
+fn described(program: &Program, list: u64) -> Vec<Vec<u8>> {
+    let words = |address: u64, count: usize| -> Vec<u64> {
+        let bytes = program.memory(address, 8 * count);
+        bytes.chunks(8).map(|word| u64::from_le_bytes(word.try_into().unwrap())).collect()
+    };
+    let head = words(list, 3);
+    assert_eq!(head[0] as u32, 1, "the version");
+    assert_eq!(head[1], head[2], "what is new is the first");
+    let (mut images, mut entry, mut before) = (Vec::new(), head[2], 0);
+    while entry != 0 {
+        let [next, previous, image, size] = words(entry, 4)[..] else { unreachable!() };
+        assert_eq!(previous, before);
+        images.push(program.memory(image, size as usize));
+        (entry, before) = (next, entry);
+    }
+    images
+}
+
+#[test]
+fn what_is_committed_is_described_to_debuggers_once() {
+    for path in [&built().program, &built().fixed] {
+        let listener = Listener::new();
+        let (program, mut connection) = listener.start(path);
+        let hello = connection.hello().clone();
+        let list = address_in(path, "__jit_debug_descriptor").wrapping_add(hello.bias);
+        assert_eq!(described(&program, list), [[]; 0]);
+        assert_applied(&connection.patch(&answers(&hello, 1, 0, 42)), 2, 1);
+        assert_eq!(connection.describe(1, b"early").reason, "not committed: version: 1");
+        assert_applied(&connection.commit(1), 3, 1);
+        assert_applied(&connection.describe(1, b"first"), 7, 1);
+        assert_applied(&connection.describe(1, b"again"), 7, 1);
+        for version in 2..=40 {
+            apply(&mut connection, &answers(&hello, version, version.into(), version));
+            // Sent again when its receipt was lost.
+            assert_applied(&connection.describe(1, b"late"), 7, 1);
+            assert_applied(&connection.describe(version, &vec![version as u8; 200 * version as usize]), 7, version);
+        }
+        let images = described(&program, list);
+        assert_eq!((images.len(), images[39].as_slice()), (40, &b"first"[..]));
+        assert!((2..=40).all(|version| images[40 - version] == vec![version as u8; 200 * version]));
+        assert!(program.finish());
+    }
+}
+
+#[test]
+fn a_programs_own_list_for_debuggers_is_left_alone() {
+    let listener = Listener::new();
+    let (mut program, mut connection) = listener.start(&built().compiler);
+    let hello = connection.hello().clone();
+    let list = address_in(&built().compiler, "__jit_debug_descriptor").wrapping_add(hello.bias);
+    apply(&mut connection, &answers(&hello, 1, 0, 42));
+    let receipt = connection.describe(1, b"image");
+    assert_eq!(receipt.reason, format!("the program has a list for debuggers of its own, at: {list:#x}"));
+    assert_eq!(described(&program, list), [[]; 0]);
+    apply(&mut connection, &answers(&hello, 2, 1, 43));
+    assert_eq!(program.ask("answer"), "43");
     assert!(program.finish());
 }
 

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -35,6 +36,8 @@ pub struct Built {
     pub fixed: PathBuf,
     /// The program without the agent.
     pub plain: PathBuf,
+    /// With the agent, and with a list for debuggers of its own.
+    pub compiler: PathBuf,
     /// The object of new code for it.
     pub patch: PathBuf,
 }
@@ -67,10 +70,17 @@ pub fn built() -> &'static Built {
             .args(edition)
             .args(["--crate-type", "lib", "--emit", "obj", "-C", "debuginfo=2", "-C", "opt-level=1", "-o"])
             .args([&patch, &Path::new(SOURCES).join("tests/fixtures/patch.rs")]));
+        let compiler = path("compiler.o");
+        run(rustc()
+            .args(edition)
+            .args(["--crate-type", "lib", "--emit", "obj", "-C", "panic=abort", "-o"])
+            .args([&compiler, &Path::new(SOURCES).join("tests/fixtures/compiler.rs")]));
+        let compiler = format!("link-arg={}", compiler.display());
         Built {
             program: program("program", &["-C", &link]),
             fixed: program("fixed", &["-C", &link, "-C", "relocation-model=static", "-C", "link-arg=-fuse-ld=bfd"]),
             plain: program("plain", &[]),
+            compiler: program("compiler", &["-C", &link, "-C", &compiler]),
             patch,
             object,
         }
@@ -176,6 +186,14 @@ impl Program {
 
     pub fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    /// So many bytes of its memory.
+    pub fn memory(&self, address: u64, size: usize) -> Vec<u8> {
+        let mut bytes = vec![0; size];
+        let memory = fs::File::open(format!("/proc/{}/mem", self.pid())).unwrap();
+        memory.read_exact_at(&mut bytes, address).unwrap();
+        bytes
     }
 
     pub fn maps(&self) -> String {
@@ -407,6 +425,11 @@ impl Connection {
 
     pub fn undo(&mut self, version: u32) -> Receipt {
         self.send(&Fields::default().u32(version).message(4));
+        self.receipt()
+    }
+
+    pub fn describe(&mut self, version: u32, image: &[u8]) -> Receipt {
+        self.send(&Fields::default().u32(version).bytes(image).message(7));
         self.receipt()
     }
 
