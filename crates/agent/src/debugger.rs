@@ -4,12 +4,15 @@
 //! A debugger finds the list by the name of one symbol and hears of changes by a breakpoint on another. Both are weak here, so
 //! that a program with a compiler of its own keeps its list, to itself: nobody could tell when it changes it.
 
-use crate::sys::Reason;
+use crate::sys::{Pages, Reason};
+use crate::wire::Bytes;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 
 /// As many as patches that have unwind tables.
 const MAX_ENTRIES: usize = 8192;
+/// Bytes for images, many in one piece of memory: most are smaller than a page.
+const SPACE: usize = 64 << 10;
 const REGISTER: u32 = 1;
 
 /// `struct jit_code_entry`.
@@ -39,6 +42,9 @@ static ENTRIES: [Entry; MAX_ENTRIES] = [const {
     }
 }; MAX_ENTRIES];
 static ENTRY_COUNT: AtomicUsize = AtomicUsize::new(0);
+/// Where the next image goes, and how many bytes are left there.
+static FREE: AtomicU64 = AtomicU64::new(0);
+static FREE_SIZE: AtomicUsize = AtomicUsize::new(0);
 
 // Hidden, so that a compiler in a shared library does not take them for its own.
 core::arch::global_asm!(
@@ -82,8 +88,23 @@ fn published() -> *const List {
     list
 }
 
-/// Debuggers know the ELF file at `image`, of `size` bytes, from now on; it stays as it is. Called by the agent's thread alone.
-pub fn register(image: u64, size: u64) -> Result<(), Reason> {
+/// Copies an image to where it stays for as long as the program runs.
+fn keep(image: Bytes<'_>) -> Result<u64, Reason> {
+    if image.len() > FREE_SIZE.load(Relaxed) {
+        let size = image.len().max(SPACE);
+        FREE.store(Pages::new(size)?.leak() as u64, Relaxed);
+        FREE_SIZE.store(size, Relaxed);
+    }
+    let address = FREE.load(Relaxed);
+    // SAFETY: so many bytes there are ours, and nobody else has their address yet.
+    unsafe { core::ptr::copy_nonoverlapping(image.as_ptr().cast::<u8>(), address as *mut u8, image.len()) };
+    FREE.store(address.wrapping_add(image.len() as u64), Relaxed);
+    FREE_SIZE.store(FREE_SIZE.load(Relaxed).wrapping_sub(image.len()), Relaxed);
+    Ok(address)
+}
+
+/// Debuggers know the ELF file `image` from now on. Called by the agent's thread alone.
+pub fn register(image: Bytes<'_>) -> Result<(), Reason> {
     // SAFETY: it is above, and everything in it is atomic but for the version, which nobody changes.
     let list = unsafe { &__hotslot_debugger_list };
     if !core::ptr::eq(list, published()) {
@@ -93,9 +114,9 @@ pub fn register(image: u64, size: u64) -> Result<(), Reason> {
     let Some(entry) = ENTRIES.get(count) else {
         return Err(Reason::new("no room for more code that debuggers know; images", count as u64));
     };
+    entry.image.store(keep(image)?, Relaxed);
+    entry.size.store(image.len() as u64, Relaxed);
     ENTRY_COUNT.store(count + 1, Relaxed);
-    entry.image.store(image, Relaxed);
-    entry.size.store(size, Relaxed);
     let place = (&raw const *entry).cast_mut();
     let next = list.first.load(Relaxed);
     entry.next.store(next, Relaxed);

@@ -136,7 +136,6 @@ impl Patcher {
         Ok(())
     }
 
-    /// The image stays where it came in.
     fn describe(&mut self, fields: Pages) -> Result<(), Fault> {
         let Description { version, image } = Description::read(fields.cells())?;
         let committed = self.version.wrapping_sub(u32::from(self.kept.is_some()));
@@ -146,9 +145,8 @@ impl Patcher {
         if version <= self.described {
             return Ok(());
         }
-        debugger::register(image.as_ptr() as u64, image.len() as u64)?;
+        debugger::register(image)?;
         self.described = version;
-        fields.leak();
         Ok(())
     }
 

@@ -522,11 +522,15 @@ fn what_is_committed_is_described_to_debuggers_once() {
             apply(&mut connection, &answers(&hello, version, version.into(), version));
             // Sent again when its receipt was lost.
             assert_applied(&connection.describe(1, b"late"), 7, 1);
-            assert_applied(&connection.describe(version, &vec![version as u8; 200 * version as usize]), 7, version);
+            assert_applied(
+                &connection.describe(version, &vec![version as u8; 5000 * (version as usize % 20)]),
+                7,
+                version,
+            );
         }
         let images = described(&program, list);
         assert_eq!((images.len(), images[39].as_slice()), (40, &b"first"[..]));
-        assert!((2..=40).all(|version| images[40 - version] == vec![version as u8; 200 * version]));
+        assert!((2..=40).all(|version| images[40 - version] == vec![version as u8; 5000 * (version % 20)]));
         assert!(program.finish());
     }
 }
