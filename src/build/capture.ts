@@ -104,8 +104,9 @@ wait
 mv "$line.stats" "$store/stats" && mv "$line" "$store/line" || exit 1
 # cargo expects the file to be there.
 : >"$output"
-# What rustc does from here on nobody waits for: it yields to what brings its objects to the program.
-[ -z "$HOTSLOT_NOTIFY" ] || { echo linked >&3; renice -n 19 -g 0 >/dev/null 2>&1; } || :
+# What rustc does from here on nobody waits for: it yields to what brings its objects to the program. Where Linux groups
+# processes by session, which hotslot's children have one of each, it is the group that yields; elsewhere every process.
+[ -z "$HOTSLOT_NOTIFY" ] || { echo 19 >/proc/self/autogroup; echo linked >&3; renice -n 19 -g 0; } >/dev/null 2>&1 || :
 `;
 
 /** What is done to cargo's calls. What was built by other scripts is not what these build, and cargo does not notice. */
