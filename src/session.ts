@@ -256,9 +256,10 @@ export class RunningSession<P extends Patch> implements Session {
 
     // build: rustc over what the edit touched; nothing, when a newer edit came meanwhile (its step sees this one's paths).
     const rehearsal = setTimeout(() => this.#rehearse(), REHEARSAL_MS);
-    const build = await this.#cancellable((signal) => this.#builder.update(edit, signal), edit).finally(() =>
-      clearTimeout(rehearsal),
-    );
+    const build = await this.#cancellable(
+      (signal) => this.#builder.update(edit, signal, () => this.#rehearse()),
+      edit,
+    ).finally(() => clearTimeout(rehearsal));
     if (build === undefined) return;
     if (build.kind === 'failed') return this.#fail(build);
     const running = this.#running;

@@ -32,13 +32,13 @@ test('an urgent command can notify, and ends with all that it started when it is
   standBy();
   const controller = new AbortController();
   let outcome: Promise<void> | undefined;
-  const notified = new Promise<void>((onNotify) => {
+  const notified = new Promise<string>((onNotify) => {
     const options = { signal: controller.signal, onNotify, isUrgent: true };
     // It ends only when both hold the pipe no more.
     const ended = run('/bin/sh', ['-c', 'sleep 1000 & echo ready >&3; sleep 1000'], options);
     outcome = expect(ended).rejects.toThrow('enough');
   });
-  await notified;
+  expect(await notified).toBe('ready');
   controller.abort(new Error('enough'));
   await outcome;
 });

@@ -47,8 +47,11 @@ export interface Builder {
   readonly environment: Readonly<Record<string, string>>;
   /** Builds by cargo. Rejects with the signal's reason when aborted, as the others do. */
   base(signal: AbortSignal): Promise<Build | BuildFailure>;
-  /** Builds what the edit touched. Returns the very same `Build` as before when that is nothing. */
-  update(edit: Edit, signal: AbortSignal): Promise<Build | BuildFailure>;
+  /**
+   * Builds what the edit touched. Returns the very same `Build` as before when that is nothing. `onLinking` is called some
+   * milliseconds before the objects are there, when it is rustc that builds them.
+   */
+  update(edit: Edit, signal: AbortSignal, onLinking?: () => void): Promise<Build | BuildFailure>;
   /** Links and binds a wasm program; `onMap` gets the map as soon as it is there. Throws a `DiagnosticError` when the linker or wasm-bindgen does not want to. */
   image(build: Build, signal: AbortSignal, onMap?: (map: string) => void): Promise<Image>;
   /** The image of a wasm program that an earlier start made, with the build it was made of. */
@@ -192,14 +195,14 @@ class CargoBuilder implements Builder {
     });
   }
 
-  update(edit: Edit, signal: AbortSignal): Promise<Build | BuildFailure> {
+  update(edit: Edit, signal: AbortSignal, onLinking?: () => void): Promise<Build | BuildFailure> {
     // Noted at once, also when this build is aborted while it waits for the one before.
     this.#inputs.note(edit.paths);
     return this.#exclusive(signal, async (either) => {
       this.#inputs.classify();
       if (this.#inputs.isForCargo) return this.#runCargo(either);
       if (this.#inputs.isUpToDate && this.#build) return this.#build;
-      return this.#runUnits(either);
+      return this.#runUnits(either, onLinking);
     });
   }
 
@@ -410,7 +413,7 @@ class CargoBuilder implements Builder {
 
   // -------------------------------------------------------------------------------------------------------------- rustc
 
-  async #runUnits(signal: AbortSignal): Promise<Build | BuildFailure> {
+  async #runUnits(signal: AbortSignal, onLinking = (): void => {}): Promise<Build | BuildFailure> {
     const started = performance.now();
     const startedAt = Date.now();
     const inputs = this.#inputs;
@@ -427,6 +430,7 @@ class CargoBuilder implements Builder {
       {
         toolchain: this.#toolchain,
         store,
+        onLinking,
         onBegin: (unit) => inputs.begin(unit),
         onFail: (unit) => inputs.fail(unit),
       },

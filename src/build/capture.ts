@@ -84,6 +84,7 @@ exec \${HOTSLOT_WRAPPER:+"$HOTSLOT_WRAPPER"} "$@"
 // taken as the kernel has it, after the shell and the script.
 const LINKER = `#!/bin/sh
 # rustc runs this in place of the linker. Keeps the objects and the command line in HOTSLOT_STORE; links nothing.
+[ -z "$HOTSLOT_NOTIFY" ] || echo linking >&3
 line=$HOTSLOT_STORE/line.$$
 cat /proc/$$/cmdline >"$line" || exit 1
 # More than a command line can hold comes in a file: one argument a line, backslashes before what needs them.

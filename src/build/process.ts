@@ -12,8 +12,8 @@ export interface RunOptions {
   readonly signal?: AbortSignal;
   readonly onStdout?: (line: string) => void;
   readonly onStderr?: (line: string) => void;
-  /** When given, the child has a pipe as descriptor 3, and this is called at its first byte. */
-  readonly onNotify?: () => void;
+  /** When given, the child has a pipe as descriptor 3, whose lines these are. */
+  readonly onNotify?: (line: string) => void;
   /** Someone waits for it: give it to the shell that `standBy` started, if there is one. */
   readonly isUrgent?: boolean;
 }
@@ -53,8 +53,7 @@ export function run(program: string, args: readonly string[], options: RunOption
     const output = collect(stdout, options.onStdout);
     const errors = collect(stderr, options.onStderr);
     // Unread, it would never close.
-    notify?.resume();
-    if (options.onNotify) notify?.once('data', options.onNotify);
+    if (notify !== undefined) collect(notify, options.onNotify);
 
     const finish = (): void => {
       if (pid !== undefined) running.delete(pid);

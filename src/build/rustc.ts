@@ -7,6 +7,12 @@ import type { Unit } from './capture.ts';
 import { type RustcMessage, isSummary, readDiagnostic } from './diagnostic.ts';
 import { run } from './process.ts';
 
+/**
+ * What the linker script says: all objects of the program are written, and being kept; then, that they are, and rustc
+ * only has its caches to save.
+ */
+export type Stage = 'linking' | 'linked';
+
 export interface RustcRun {
   readonly rustc: string;
   /** In front of the captured arguments: which sysroot. */
@@ -15,8 +21,8 @@ export interface RustcRun {
   readonly environment: Readonly<Record<string, string>>;
   /** An output (`.rmeta`, `.rlib`) is written and stays. */
   readonly onArtifact: (path: string) => void;
-  /** All objects of the program are written and kept; rustc only has its caches to save. */
-  readonly onLinked?: () => void;
+  /** Called when the environment has `HOTSLOT_NOTIFY`. */
+  readonly onStage?: (stage: Stage) => void;
 }
 
 export interface RustcResult {
@@ -47,7 +53,7 @@ export async function runRustc(unit: Unit, options: RustcRun, signal: AbortSigna
     env: { ...unit.environment, ...options.environment },
     signal,
     onStderr: read,
-    ...(options.onLinked && { onNotify: options.onLinked }),
+    ...(options.onStage && { onNotify: (line) => options.onStage?.(line as Stage) }),
     isUrgent: true,
   });
   if (status !== 0 && errors.length === 0)

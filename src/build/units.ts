@@ -10,6 +10,8 @@ interface UnitsRun {
   readonly toolchain: Toolchain;
   /** The folder that the linker script keeps objects in. */
   readonly store: string;
+  /** rustc is done with the last one but for keeping its objects. */
+  readonly onLinking: () => void;
   /** rustc begins to read the unit's files. */
   readonly onBegin: (unit: Unit) => void;
   /** It was not built, for whatever reason. */
@@ -25,7 +27,7 @@ export interface RunningUnits {
 
 export function buildUnits(
   units: readonly Unit[],
-  { toolchain, store, onBegin, onFail }: UnitsRun,
+  { toolchain, store, onLinking, onBegin, onFail }: UnitsRun,
   signal: AbortSignal,
 ): RunningUnits {
   const linked = makeGate();
@@ -45,7 +47,7 @@ export function buildUnits(
           prefix: toolchain.prefix,
           environment: { HOTSLOT_STORE: store, ...(isLast && { HOTSLOT_NOTIFY: '1' }) },
           onArtifact: (path) => outputs.get(path)?.open(true),
-          ...(isLast && { onLinked: () => linked.open(true) }),
+          ...(isLast && { onStage: (stage) => (stage === 'linked' ? linked.open(true) : onLinking()) }),
         },
         signal,
       );
