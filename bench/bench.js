@@ -14,7 +14,7 @@
 // own_ms is live_ms less what the session reports as rustc's time in the same edit. The rounds alternate, so that noise
 // meets all alike. Starting is measured likewise, each time after an edit: start_ms from spawning hotslot to its `ready`,
 // plain_start_ms cargo build and wasm-bindgen; link_ms the link of a native base with stubs, from rustc's objects to the
-// program, in a process of its own, plain_link_ms the linker when cargo runs it. All figures are medians.
+// program, as `ready` tells of it, plain_link_ms the linker when cargo runs it. All figures are medians.
 // What `load` and `stub` measure is told in load.js and stub.js.
 import { parseArgs } from 'node:util';
 

@@ -46,9 +46,9 @@ export async function measureServer(program, { rounds, nodeFlags, progress }) {
   let number = 0;
   for (let round = 1; round <= LINK_ROUNDS; round++) {
     progress(`${program.name}: link ${round} of ${LINK_ROUNDS}`);
-    number++;
-    figures.add({ link_ms: await linkAlone(folders.floor) });
-    apply(folders.plain, program.edit(number));
+    const edit = program.edit(++number);
+    figures.add({ link_ms: await linkOfStart(folders.live, edit) });
+    apply(folders.plain, edit);
     figures.add({ plain_link_ms: await plain.linkOfBuild() });
   }
 
@@ -143,14 +143,12 @@ async function openPlain(program, folder) {
   };
 }
 
-/** The link of a base as a session makes it at its start, in a process that has done nothing else before. */
-async function linkAlone(folder) {
-  const script = join(ROOT, 'bench/link.js');
-  const child = spawn(process.execPath, [script, folder], { stdio: ['ignore', 'pipe', 'inherit'] });
-  let output = '';
-  child.stdout.on('data', (data) => (output += data));
-  await ended(child);
-  return Number(output);
+/** What a session that begins with this edit says of the link of its base. */
+async function linkOfStart(folder, edit) {
+  apply(folder, edit);
+  const session = await serve(folder);
+  await session.close();
+  return session.linkMs;
 }
 
 async function ended(child) {

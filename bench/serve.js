@@ -67,7 +67,7 @@ export async function serve(directory, { nodeFlags = [], flags = [], port = 0 } 
     });
   }
 
-  const { url } = await next(({ event, diagnostics }) => {
+  const { url, linkMs } = await next(({ event, diagnostics }) => {
     if (event === 'failed') throw new Error(diagnostics.map(({ rendered, text }) => rendered ?? text).join('\n'));
     return event === 'ready';
   });
@@ -79,6 +79,8 @@ export async function serve(directory, { nodeFlags = [], flags = [], port = 0 } 
     port: Number(new URL(url ?? `http://${listening}/`).port),
     /** From spawning the process to the served page or the running program. */
     readyMs,
+    /** Of it, the link of the program as a whole. */
+    linkMs,
     next,
     answer,
     residentMb: () => residentKb(child.pid) / 1024,

@@ -9,6 +9,8 @@ import type { Build, Event, Glue, Patch, Receipt } from './model.ts';
 /** What a build has become. */
 export interface Running<P extends Patch> {
   readonly linker: Linker<P>;
+  /** How long it took to link it as a whole. */
+  readonly linkMs: number;
   /** For when it took the place of another. */
   readonly replaced: Event;
 }

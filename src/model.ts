@@ -63,7 +63,7 @@ export interface Image {
 /** What the ordinary linker makes of a native build whose objects had stubs put in. */
 export interface Executable {
   readonly path: string;
-  readonly bytes: Uint8Array;
+  readonly bytes: () => Uint8Array;
 }
 
 /** How the objects of a native build are changed before they are linked. */
@@ -304,7 +304,14 @@ export type ClientKind = 'page' | 'worker' | 'worklet';
 
 /** What happened, as people, editors and tests read it: one line of `--json` each (docs/events.md). */
 export type Event = { /** Which of several programs it is about. */ readonly program?: string } & (
-  | { readonly event: 'ready'; readonly url?: string; readonly version: number; readonly ms: number }
+  | {
+      readonly event: 'ready';
+      readonly url?: string;
+      readonly version: number;
+      /** Of `ms`, the time from rustc's objects to what runs. */
+      readonly linkMs: number;
+      readonly ms: number;
+    }
   | { readonly event: 'change'; readonly paths: readonly string[] }
   | {
       readonly event: 'patch';

@@ -3,6 +3,7 @@
 
 import type { Readable } from 'node:stream';
 import { join } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import type { Builder } from './build/builder.ts';
 import { DiagnosticError } from './build/diagnostic.ts';
 import { type Backend, contentHash, type Listener, type Running } from './backend.ts';
@@ -14,6 +15,9 @@ import { stubObjects } from './link/stubs.ts';
 import { Unlinkable } from './link/target.ts';
 import { MalformedError } from './object/bytes.ts';
 import type { Build, ElfPatch, Event, Receipt } from './model.ts';
+
+/** Of the link; more are of no use. */
+const REHEARSALS = 40;
 
 /** See `SessionOptions`. */
 export interface NativeOptions {
@@ -32,6 +36,7 @@ export class Native implements Backend<ElfPatch> {
   readonly #options: NativeOptions;
   readonly #builder: Builder;
   #process: Process | undefined;
+  #hasBuild = false;
 
   constructor(options: NativeOptions, builder: Builder) {
     this.#options = options;
@@ -55,11 +60,29 @@ export class Native implements Backend<ElfPatch> {
       report,
       onExit: onEnd,
     });
+    void this.#rehearse();
+  }
+
+  /**
+   * Stubs are put into hundreds of objects, which takes twice as long in code that V8 has yet to compile. So it has run
+   * when cargo or rustc is done, on what is at hand before: the agent.
+   */
+  async #rehearse(): Promise<void> {
+    // That it cannot be built is said when it is wanted.
+    const agent = await this.#builder.agent().catch(() => undefined);
+    if (agent === undefined) return;
+    for (let count = 0; count < REHEARSALS && !this.#hasBuild; count++) {
+      stubObjects([agent]);
+      await setImmediate();
+    }
   }
 
   async publish(build: Build, version: number, reason: string): Promise<Running<ElfPatch> | undefined> {
+    this.#hasBuild = true;
+    const linking = performance.now();
     const { rewrite, ...slots } = explained(() => stubObjects(build.objects));
     const executable = await this.#builder.executable(build, rewrite, new AbortController().signal);
+    const linkMs = performance.now() - linking;
     const parsed = explained(() => readExecutable(executable, slots, contentHash));
     const started = await this.#program.start(executable, { id: parsed.base, version });
     if (started.kind === 'exit') return undefined;
@@ -71,7 +94,7 @@ export class Native implements Backend<ElfPatch> {
     const program = explained(() => placeExecutable(parsed, started.program, build, version));
     const { handedOver } = started;
     const linker = new Linker(program, elfTarget(program), build);
-    return { linker, replaced: { event: 'restart', reason, version, handedOver } };
+    return { linker, linkMs, replaced: { event: 'restart', reason, version, handedOver } };
   }
 
   deliver(patch: ElfPatch): Promise<readonly Receipt[]> {

@@ -205,9 +205,12 @@ export class RunningSession<P extends Patch> implements Session {
     if (running === undefined) return;
     this.#version = version;
     const { url } = this;
+    const { linker, linkMs } = running;
     const ms = performance.now() - this.#started;
-    this.#report(version === 0 ? { event: 'ready', ...(url !== undefined && { url }), version, ms } : running.replaced);
-    this.#warm(running.linker, build);
+    this.#report(
+      version === 0 ? { event: 'ready', ...(url !== undefined && { url }), version, linkMs, ms } : running.replaced,
+    );
+    this.#warm(linker, build);
   }
 
   /** A page is being loaded: it gets the newest code, also what no patch could bring. */

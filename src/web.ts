@@ -56,8 +56,10 @@ export class Web implements Backend<WasmPatch> {
   }
 
   async publish(build: Build, version: number, reason: string): Promise<Running<WasmPatch>> {
+    const linking = performance.now();
     const made = (await this.#fromEarlier(build, version)) ?? (await this.#make(build, version));
     const { image, module, linker } = made;
+    const linkMs = performance.now() - linking;
     const { base, threads } = linker.program;
     this.#pages.publish({
       id: base,
@@ -67,7 +69,7 @@ export class Web implements Backend<WasmPatch> {
       directory: image.directory,
       isThreaded: threads !== undefined,
     });
-    return { linker, replaced: { event: 'reload', reason, version } };
+    return { linker, linkMs, replaced: { event: 'reload', reason, version } };
   }
 
   /** By the linker and wasm-bindgen. */

@@ -714,9 +714,9 @@ describe('a native program', () => {
     const rewrite = unchanged(build);
     const executable = await server.executable(build, rewrite, never);
     expect(basename(executable.path)).toBe('server');
-    expect(readFileSync(executable.path).equals(executable.bytes)).toBe(true);
+    expect(readFileSync(executable.path).equals(executable.bytes())).toBe(true);
     for (const name of ['HOTSLOT_SOCKET', '__hotslot_slots_start', 'Linker: LLD'])
-      expect(Buffer.from(executable.bytes).includes(name), name).toBe(true);
+      expect(Buffer.from(executable.bytes()).includes(name), name).toBe(true);
 
     const directory = join(WORK, 'plain-native');
     rmSync(directory, { recursive: true, force: true });
@@ -804,8 +804,8 @@ fn main() {
     expect(build.objects.filter(({ name }) => name.includes('answer'))).toEqual([]);
     const executable = await server.executable(build, unchanged(build), never);
     expect(output(executable.path)).toContain('main-three answer-42');
-    expect(Buffer.from(executable.bytes).includes('Linker: LLD')).toBe(false);
-    expect(Buffer.from(executable.bytes).includes('hotslot_slots_start')).toBe(true);
+    expect(Buffer.from(executable.bytes()).includes('Linker: LLD')).toBe(false);
+    expect(Buffer.from(executable.bytes()).includes('hotslot_slots_start')).toBe(true);
 
     config('[build]\nrustflags = ["-C", "linker=cc-of-nobody"]\n');
     await edit(join(SPACE, '.cargo/config.toml'));
@@ -817,7 +817,7 @@ fn main() {
     rmSync(join(SPACE, '.cargo/config.toml'));
     await edit(join(SPACE, '.cargo/config.toml'));
     const before = await server.executable(build, unchanged(build), never);
-    expect(Buffer.from(before.bytes).includes('Linker: LLD')).toBe(true);
+    expect(Buffer.from(before.bytes()).includes('Linker: LLD')).toBe(true);
 
     config('[build]\nrustflags = ["-C", "target-feature=+crt-static"]\n');
     const failure = await server.update({ paths: [join(SPACE, '.cargo/config.toml')], at: 0 }, never);

@@ -128,7 +128,7 @@ describe('terminal', () => {
       done,
       total: 8,
     }));
-    const ready: Event = { event: 'ready', url: 'http://127.0.0.1:8080/', version: 0, ms: 1234 };
+    const ready: Event = { event: 'ready', url: 'http://127.0.0.1:8080/', version: 0, linkMs: 234, ms: 1234 };
     expect(print([...building, { event: 'progress', text: 'wasm-bindgen' }, ready])).toBe(
       [
         '  Building  0/8 crate0',
@@ -211,7 +211,7 @@ describe('terminal', () => {
     expect(print([failed])).toBe(
       'error[E0308]: mismatched types\n --> src/lib.rs:3:5\n\n    Failed  1 error; waiting for an edit that mends it\n',
     );
-    const ready: Event = { event: 'ready', url: 'http://127.0.0.1:8080/', version: 0, ms: 1234 };
+    const ready: Event = { event: 'ready', url: 'http://127.0.0.1:8080/', version: 0, linkMs: 234, ms: 1234 };
     expect(print([ready, failed])).toMatch(/\n    Failed  1 error; the page goes on with the code it has\n$/);
     expect(print([failed], { colours: true })).toContain('\x1b[91merror[E0308]\x1b[0m: mismatched types');
   });

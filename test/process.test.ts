@@ -213,7 +213,7 @@ beforeAll(() => {
   const compile = (name: string, source: string, ...args: string[]): Executable => {
     const path = join(folder, name);
     rustc('-C', `link-arg=${agent}`, ...args, '-o', path, source);
-    return { path, bytes: readFileSync(path) };
+    return { path, bytes: () => readFileSync(path) };
   };
   // Programs without stubs need the two symbols around none, for which the linker takes absolute ones.
   const noSlots = ['__hotslot_slots_start', '__hotslot_slots_end'].flatMap((name) => [
@@ -395,7 +395,7 @@ describe('a program', () => {
   test('is described as it is in memory', async () => {
     const subject = await Subject.open();
     const running = await subject.start(program);
-    const image = readElfImage(program.bytes, program.path);
+    const image = readElfImage(program.bytes(), program.path);
     expect(running.slotsStart).toBe(running.bias + (image.byName.get('__hotslot_slots_start')?.address ?? 0));
     expect(running.tls).toEqual({
       address: image.tls?.address,
@@ -421,13 +421,19 @@ describe('a program', () => {
     const options = { args: ['-c', 'read line; echo "$0 $1 $GREETING $line $PWD"; echo bad >&2; exit 42', 'a', 'b c'] };
     const subject = await Subject.open({ ...options, environment: { ...process.env, GREETING: 'hi' } });
     subject.input.write('typed\n');
-    const exit = await subject.process.start({ path: '/bin/sh', bytes: new Uint8Array() }, { id: 'base', version: 3 });
+    const exit = await subject.process.start(
+      { path: '/bin/sh', bytes: () => new Uint8Array() },
+      { id: 'base', version: 3 },
+    );
     expect(exit).toEqual({ kind: 'exit', status: 42, version: 3 });
     expect(await subject.line()).toBe(`a b c hi typed ${folder}`);
     await subject.until(() => subject.events.find((event) => event.event === 'log' && event.text === 'bad'));
     expect(subject.events).toContainEqual({ event: 'exit', program: 'subject', status: 42, version: 3 });
     const missing = join(folder, 'missing');
-    const absent = await subject.process.start({ path: missing, bytes: new Uint8Array() }, { id: 'base', version: 4 });
+    const absent = await subject.process.start(
+      { path: missing, bytes: () => new Uint8Array() },
+      { id: 'base', version: 4 },
+    );
     expect(absent).toEqual({ kind: 'exit', status: 127, reason: `spawn ${missing} ENOENT`, version: 4 });
     expect(subject.exits).toEqual([]);
   });
@@ -489,7 +495,10 @@ describe('a program', () => {
 
   test('without an agent runs, and is said to take no patches', async () => {
     const subject = await Subject.open({ args: ['-c', 'read line; exit 3'], silenceMs: 200 });
-    const starting = subject.process.start({ path: '/bin/sh', bytes: new Uint8Array() }, { id: 'base', version: 0 });
+    const starting = subject.process.start(
+      { path: '/bin/sh', bytes: () => new Uint8Array() },
+      { id: 'base', version: 0 },
+    );
     // It runs already; should hotslot be killed now, the next one finds it.
     const noted = async (): Promise<void> => {
       while (!existsSync(join(folder, 'notes', 'subject'))) await new Promise((resolve) => setImmediate(resolve));
@@ -512,7 +521,10 @@ describe('a program', () => {
 
     const args = ['-c', 'trap "echo no" TERM; echo ready; while :; do read line; done'];
     const stubborn = await Subject.open({ args, graceMs: 200, silenceMs: 200 });
-    const starting = stubborn.process.start({ path: '/bin/bash', bytes: new Uint8Array() }, { id: 'base', version: 0 });
+    const starting = stubborn.process.start(
+      { path: '/bin/bash', bytes: () => new Uint8Array() },
+      { id: 'base', version: 0 },
+    );
     expect(await stubborn.line()).toBe('ready');
     await starting;
     expect(await stubborn.process.close()).toMatchObject({ status: 137, signal: 'SIGKILL' });

@@ -69,6 +69,7 @@ class Rig {
         version = next;
         return {
           linker: linker as unknown as Linker<WasmPatch>,
+          linkMs: 0,
           replaced: { event: 'reload', reason: 'anew', version: next },
         };
       },

@@ -3,10 +3,20 @@
 // cargo runs for the base build and whenever what it was told may have changed; its calls of rustc are recorded. An edit
 // of Rust source only repeats the calls it affects (`inputs.ts`).
 
-import { existsSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { copyFile, mkdir, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import type { Build, BuildFailure, Diagnostic, Edit, Event, Executable, Image, Rewrite } from '../model.ts';
+import type {
+  Build,
+  BuildFailure,
+  Diagnostic,
+  Edit,
+  Event,
+  Executable,
+  Image,
+  ObjectSource,
+  Rewrite,
+} from '../model.ts';
 import { findAgent } from './agent.ts';
 import { requireBindgen } from './bindgen.ts';
 import { type Unit, readCaptures, unitsOf } from './capture.ts';
@@ -61,6 +71,8 @@ export interface Builder {
    * which stays until the build is released. Throws a `DiagnosticError` when the linker does not want to.
    */
   executable(build: Build, rewrite: Rewrite, signal: AbortSignal): Promise<Executable>;
+  /** What is linked into native programs besides. Rejects with a `DiagnosticError` when it cannot be built. */
+  agent(): Promise<ObjectSource>;
   /** The build's program is not served or run any more. Its objects stay readable as long as anything refers to them. */
   release(build: Build): void;
   /** What cargo, for a page with wasm-bindgen, makes by itself, written into `directory`. Throws a `DiagnosticError`. */
@@ -252,6 +264,11 @@ class CargoBuilder implements Builder {
       agent: await this.#agent(),
     };
     return linkProgram(linked, rewrite, run, AbortSignal.any([signal, this.#closing.signal]));
+  }
+
+  async agent(): Promise<ObjectSource> {
+    const path = await this.#agent();
+    return { name: basename(path), stamp: path, bytes: () => readFileSync(path) };
   }
 
   #agent(): Promise<string> {

@@ -11,7 +11,6 @@ import {
   writeFileSync,
   writevSync,
 } from 'node:fs';
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Executable, Rewrite } from '../model.ts';
 import { archiveParts, readArchive, writeArchive } from '../object/archive.ts';
@@ -67,7 +66,7 @@ export async function linkProgram(
   const file = join(folder, 'link.args');
   await runLinker(options.linker, [...line, '-o', path], file, { cwd: options.directory, env, signal });
   rmSync(archive);
-  return { path, bytes: await readFile(path) };
+  return { path, bytes: () => readFileSync(path) };
 }
 
 /** In one call, and without a copy of all first: these are tens of megabytes. */
@@ -105,6 +104,9 @@ function withoutRust(rlib: string): string[] {
 /** What removes or merges functions, or forgets their names: patches must find them all. */
 const UNWANTED = '--gc-sections --icf=all --icf=safe --strip-all -s --strip-debug -S --discard-all -x'.split(' ');
 
+/** Someone wants a smaller file. Without, most of a linker's time goes into finding equal strings in debug information. */
+const optimises = (argument: string): boolean => /^-Wl,(?:.*,)?-O/.test(argument);
+
 /** rustc's command line without the output, and with everything kept: then a patch seldom lacks what generics need. */
 function linkArguments(args: readonly string[]): string[] {
   const kept = args
@@ -114,5 +116,5 @@ function linkArguments(args: readonly string[]): string[] {
       const parts = argument.split(',').filter((part) => !UNWANTED.includes(part));
       return parts.length > 1 ? [parts.join(',')] : [];
     });
-  return [...kept, '-Wl,--no-gc-sections'];
+  return [...kept, '-Wl,--no-gc-sections', ...(kept.some(optimises) ? [] : ['-Wl,-O0'])];
 }

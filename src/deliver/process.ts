@@ -217,8 +217,7 @@ class NativeProcess implements Process {
 
   #spawn({ path, bytes }: Executable, base: Run['base'], handover: string | undefined): Run {
     const { name, args, environment, directory, passThrough, input, report } = this.#options;
-    const readsListenFds =
-      handover !== undefined && Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).includes('LISTEN_FDS');
+    const readsListenFds = handover !== undefined && view(bytes()).includes('LISTEN_FDS');
     const run = new Run({
       path,
       args,
@@ -526,4 +525,8 @@ async function within<T>(ms: number, promise: Promise<T>): Promise<T | undefined
   } finally {
     clearTimeout(timer);
   }
+}
+
+function view({ buffer, byteOffset, length }: Uint8Array): Buffer {
+  return Buffer.from(buffer, byteOffset, length);
 }

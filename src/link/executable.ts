@@ -124,7 +124,8 @@ export function readExecutable(
   slots: Slots,
   identify: (bytes: Uint8Array) => string,
 ): ParsedExecutable {
-  const image = readElfImage(executable.bytes, executable.path);
+  const bytes = executable.bytes();
+  const image = readElfImage(bytes, executable.path);
   const [slotsStart, stubsStart] = [SLOTS_START, STUBS_START].map((name) => {
     const symbol = image.byName.get(name);
     if (symbol !== undefined) return symbol.address;
@@ -169,7 +170,7 @@ export function readExecutable(
   return {
     image: loaded(image),
     slots,
-    base: image.buildId ?? identify(executable.bytes),
+    base: image.buildId ?? identify(bytes),
     slotsStart,
     stubsStart,
     places,

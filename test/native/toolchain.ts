@@ -117,7 +117,7 @@ export class Crate {
     });
     const added = [...rewrite.added].map(([name, bytes]) => write(name, bytes));
     await run('cc', [...given, ...added, await agentObject(), ...(this.#flavour.link ?? [])]);
-    return { path, bytes: readFileSync(path) };
+    return { path, bytes: () => readFileSync(path) };
   }
 
   remove(): void {
