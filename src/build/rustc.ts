@@ -11,7 +11,7 @@ import { run } from './process.ts';
  * What the linker script says: all objects of the program are written, and being kept; then, that they are, and rustc
  * only has its caches to save.
  */
-export type Stage = 'linking' | 'linked';
+type Stage = 'linking' | 'linked';
 
 export interface RustcRun {
   readonly rustc: string;
