@@ -76,16 +76,13 @@ function table({ load, stub, raytrace, ...programs }) {
   if (stub !== undefined)
     lines.push(`a stub costs ${stub.debug_ns} ns a call in a debug build, ${stub.release_ns} ns in a release build`);
   if (raytrace !== undefined) {
-    const {
-      threads,
-      all_threads_ms: all,
-      rustc_ms: rustc,
-      frame_ms: frame,
-      plain_frame_ms: plain,
-      epoch_ns,
-    } = raytrace;
-    lines.push(`save → all ${threads} threads ${ms(all)}, rustc ${ms(rustc)}; a check costs ${epoch_ns} ns a call;`);
-    lines.push(`  a frame takes ${ms(frame)}, without hotslot ${ms(plain)}: ${ratio(frame, plain)}`);
+    const { threads, all_threads_ms: all, own_ms: own, rustc_ms: rustc, epoch_ns: epoch } = raytrace;
+    lines.push(`save → all ${threads} threads ${ms(all)}, rustc alone ${ms(rustc)}, all but rustc ${ms(own)};`);
+    for (const [name, prefix] of Object.entries({ debug: '', release: 'release_' })) {
+      const [frame, plain] = ['frame_ms', 'plain_frame_ms'].map((key) => raytrace[prefix + key]);
+      lines.push(`  a ${name} frame takes ${ms(frame)}, without hotslot ${ms(plain)}: ${ratio(frame, plain)};`);
+    }
+    lines.push(`  a check costs ${epoch} ns a call`);
   }
   return lines.join('\n');
 }

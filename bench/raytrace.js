@@ -3,6 +3,8 @@
 //
 //   all_threads_ms            from just before the file is written until the last thread has the new code
 //   rustc_ms                  rustc alone for such an edit, while they trace as well
+//   own_ms                    all_threads_ms less rustc's time in the same edit: rustc shares the cores with them, and its
+//                             time differs more from edit to edit than all else takes
 //   frame_ms, plain_frame_ms  one sample for every pixel, served by hotslot and as cargo and wasm-bindgen make it
 //   release_…                 the same, built for release
 //   epoch_ns                  what a guard adds to a call
@@ -68,8 +70,9 @@ export async function measureRaytrace(browser, { rounds, progress }) {
     const edits = release ? [] : Array.from({ length: rounds + 1 }, (_, number) => number);
     for (const number of edits) {
       progress(`raytrace: edit ${number} of ${rounds}`);
-      const all = await updateOf(live, pages.frame_ms, folders.live, raytrace.edit(number));
-      const measured = { all_threads_ms: all, rustc_ms: await floor.edit(raytrace.edit(number)) };
+      const edit = raytrace.edit(number);
+      const update = await updateOf(live, pages.frame_ms, folders.live, edit);
+      const measured = { ...update, rustc_ms: await floor.edit(edit) };
       // The first round finds caches cold.
       if (number > 0) figures.add(measured);
     }
@@ -126,10 +129,18 @@ async function updateOf(server, page, folder, edit) {
   await pause();
   const started = performance.timeOrigin + performance.now();
   apply(folder, edit);
-  const { behind, ms } = await server.next(({ event }) => event === 'threads');
+  // In either order.
+  const told = {};
+  await server.next((event) => {
+    told[event.event] = event;
+    return told.patch !== undefined && told.threads !== undefined;
+  });
+  const { rustcMs } = told.patch;
+  const { behind, ms } = told.threads;
   if (behind > 0) throw new Error(`${behind} threads do not take the patch`);
   const applied = await page.evaluate(() => globalThis.applied);
-  return applied - started + ms;
+  const all = applied - started + ms;
+  return { all_threads_ms: all, own_ms: all - rustcMs };
 }
 
 // --------------------------------------------------------------------------------------------------------------- guards

@@ -382,6 +382,8 @@ test('a program in a worker takes patches too', async () => {
   await page.goto(`${server.url}worker.html`);
   expect(await page.evaluate('ready')).toBe('ready');
   expect(await page.evaluate('ask()')).toBe(110);
+  // A worker begins with what came with its glue, and does not wait for its connection.
+  await vi.waitFor(() => expect(server.clients).toBe(1), 10_000);
   expect(await deliver(patch(2, { adds: 200 }))).toMatchObject([{ applied: true }]);
   expect(await page.evaluate('ask()')).toBe(210);
 });
