@@ -301,9 +301,8 @@ class CargoBuilder implements Builder {
 
   release(build: Build): void {
     const linked = this.#links.get(build);
-    if (!linked) return;
-    this.#pinned.delete(linked);
-    removePrograms(linked);
+    // Most builds become a patch, and nothing is linked of them.
+    if (linked && this.#pinned.delete(linked)) removePrograms(linked);
   }
 
   plain(directory: string, signal: AbortSignal): Promise<void> {

@@ -62,7 +62,7 @@ export function readLinked(path: string, editable: ReadonlySet<string>, platform
   const suffix = OBJECT_SUFFIX[platform];
   const files = filesOn(line);
   const last = files.findLast((argument) => argument.endsWith(suffix));
-  const allocator = platform === 'native' && last && bindsAllocator(join(path, basename(last))) ? last : undefined;
+  const allocator = platform === 'native' && last && bindsAllocator(path, basename(last)) ? last : undefined;
   const stamps = readStamps(
     join(path, 'stats'),
     files.filter((argument) => argument.endsWith('.o')),
@@ -120,12 +120,20 @@ function filesOn(line: string): string[] {
   );
 }
 
+/** By their names: another run of rustc gives the same name to the same. */
+const bindings = new Map<string, boolean>();
+
 /** Every program that allocates has one such object, behind all others; its symbols alone tell it from them. */
-function bindsAllocator(path: string): boolean {
-  const elf = readElf(readFileSync(path), path);
-  return sectionsOf(elf, SHT_SYMTAB)
+function bindsAllocator(folder: string, file: string): boolean {
+  const name = stem(file);
+  const known = bindings.get(name);
+  if (known !== undefined) return known;
+  const elf = readElf(readFileSync(join(folder, file)), file);
+  const binds = sectionsOf(elf, SHT_SYMTAB)
     .flatMap((table) => readSymbols(elf, table))
-    .some(({ name, section }) => section !== 'undefined' && name.includes('__rust_no_alloc_shim_is_unstable'));
+    .some((symbol) => symbol.section !== 'undefined' && symbol.name.includes('__rust_no_alloc_shim_is_unstable'));
+  bindings.set(name, binds);
+  return binds;
 }
 
 /**
@@ -136,12 +144,12 @@ function readStamps(path: string, objects: readonly string[]): ReadonlyMap<strin
   const lines = readIfThere(path)?.trimEnd().split('\n') ?? [];
   // Someone else's `stat` says less, or nothing.
   if (lines.length !== objects.length) return new Map();
-  return new Map(
-    lines.flatMap((line, index): [string, string][] => {
-      const [links, stamp = ''] = line.split(' ');
-      return Number(links) > 1 ? [[objects[index] ?? '', stamp]] : [];
-    }),
-  );
+  const stamps = new Map<string, string>();
+  for (const [index, object] of objects.entries()) {
+    const [links, stamp = ''] = lines[index]?.split(' ') ?? [];
+    if (Number(links) > 1) stamps.set(object, stamp);
+  }
+  return stamps;
 }
 
 function objectOf(folder: Folder, file: string, stamp = stampOf(join(folder.path, file))): ObjectSource {
@@ -163,8 +171,13 @@ function archiveOf(path: string): ArchiveSource {
 
 /** `CRATE.UNIT.INVOCATION.rcgu.o` without what differs from one run of rustc to the next. */
 function stem(file: string): string {
-  return file.replace(/^(.+\..+)\.[^.]+\.rcgu\.o$/, '$1').replace(/(\.rcgu)?\.o$/, '');
+  if (!file.endsWith(UNIT)) return file.replace(/\.o$/, '');
+  const name = file.slice(0, -UNIT.length);
+  const invocation = name.lastIndexOf('.');
+  return name.indexOf('.') < invocation ? name.slice(0, invocation) : name;
 }
+
+const UNIT = '.rcgu.o';
 
 interface Member {
   readonly name: string;
