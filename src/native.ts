@@ -11,13 +11,13 @@ import { openProcess, type Process } from './deliver/process.ts';
 import { elfTarget } from './link/elf.ts';
 import { placeExecutable, readExecutable } from './link/executable.ts';
 import { Linker } from './link/linker.ts';
-import { stubObjects } from './link/stubs.ts';
+import { PreparedObjects, stubObjects } from './link/stubs.ts';
 import { Unlinkable } from './link/target.ts';
 import { MalformedError } from './object/bytes.ts';
-import type { Build, ElfPatch, Event, Receipt } from './model.ts';
+import type { Build, ElfPatch, Event, ObjectSource, Receipt } from './model.ts';
 
-/** Of the link; more are of no use. */
-const REHEARSALS = 40;
+/** More are of no use. */
+const REHEARSALS = 100;
 
 /** See `SessionOptions`. */
 export interface NativeOptions {
@@ -37,6 +37,7 @@ export class Native implements Backend<ElfPatch> {
   readonly #builder: Builder;
   #process: Process | undefined;
   #hasBuild = false;
+  #prepared = new PreparedObjects();
 
   constructor(options: NativeOptions, builder: Builder) {
     this.#options = options;
@@ -60,19 +61,20 @@ export class Native implements Backend<ElfPatch> {
       report,
       onExit: onEnd,
     });
-    void this.#rehearse();
+    // What it could not do is done, and reported, when all objects are there.
+    void this.#prepare().catch(() => undefined);
   }
 
   /**
-   * Stubs are put into hundreds of objects, which takes twice as long in code that V8 has yet to compile. So it has run
-   * when cargo or rustc is done, on what is at hand before: the agent.
+   * While rustc is at work: puts stubs into what an earlier start linked, most of which will be linked again. If there is
+   * nothing of the kind, the agent serves to have V8 compile the code for it.
    */
-  async #rehearse(): Promise<void> {
-    // That it cannot be built is said when it is wanted.
-    const agent = await this.#builder.agent().catch(() => undefined);
-    if (agent === undefined) return;
-    for (let count = 0; count < REHEARSALS && !this.#hasBuild; count++) {
-      stubObjects([agent]);
+  async #prepare(): Promise<void> {
+    const earlier = await this.#builder.earlierObjects();
+    const rehearsed = async (): Promise<ObjectSource[]> => Array(REHEARSALS).fill(await this.#builder.agent());
+    for (const object of earlier.length > 0 ? earlier : await rehearsed()) {
+      if (this.#hasBuild) return;
+      this.#prepared.add(object);
       await setImmediate();
     }
   }
@@ -80,7 +82,8 @@ export class Native implements Backend<ElfPatch> {
   async publish(build: Build, version: number, reason: string): Promise<Running<ElfPatch> | undefined> {
     this.#hasBuild = true;
     const linking = performance.now();
-    const { rewrite, ...slots } = explained(() => stubObjects(build.objects));
+    const { rewrite, ...slots } = explained(() => stubObjects(build.objects, this.#prepared));
+    this.#prepared = new PreparedObjects();
     const executable = await this.#builder.executable(build, rewrite, new AbortController().signal);
     const linkMs = performance.now() - linking;
     const parsed = explained(() => readExecutable(executable, slots, contentHash));

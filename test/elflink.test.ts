@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { Comparison, definitionOf } from '../src/link/diff.ts';
-import { stubObjects } from '../src/link/stubs.ts';
+import { PreparedObjects, stubObjects } from '../src/link/stubs.ts';
 import type { Resolved } from '../src/link/target.ts';
 import { relaxThreadLocals } from '../src/link/threadlocals.ts';
 import type { ObjectFile } from '../src/model.ts';
@@ -93,6 +93,16 @@ describe.each(FIXTURES)('%s', (name) => {
       if (one === undefined || two === undefined) continue;
       expect(comparison.key(parts, one.atom)).toBe(comparison.key(again, two.atom));
     }
+  });
+
+  test('stubs put in ahead are those that are put in when all is there, unless the object has changed', () => {
+    const source = { name, stamp: 'one', bytes: () => bytesOf(name) };
+    const prepared = new PreparedObjects();
+    prepared.add(source);
+    const unread = { ...source, bytes: () => expect.unreachable('what was prepared is not read again') };
+    expect(stubObjects([unread], prepared)).toEqual(stubObjects([source]));
+    prepared.add({ ...source, bytes: () => bytesOf(FIXTURES.find((other) => other !== name) ?? '') });
+    expect(stubObjects([{ ...source, stamp: 'two' }], prepared)).toEqual(stubObjects([source]));
   });
 
   test('stubs take the functions’ names, and slots begin with the functions', () => {

@@ -66,6 +66,8 @@ export interface Builder {
   image(build: Build, signal: AbortSignal, onMap?: (map: string) => void): Promise<Image>;
   /** The image of a wasm program that an earlier start made, with the build it was made of. */
   earlier(): Promise<Earlier | undefined>;
+  /** What an earlier start linked, while `base` has rustc build what has changed since; else none. */
+  earlierObjects(): Promise<readonly ObjectSource[]>;
   /**
    * Links a native program from rewritten objects and the agent. Each call makes a new file, named as cargo names it,
    * which stays until the build is released. Throws a `DiagnosticError` when the linker does not want to.
@@ -145,6 +147,11 @@ class CargoBuilder implements Builder {
   /** What was found when the builder was made has been used. */
   #hasRun = false;
   #build: Build | undefined;
+  /** The folder of the link that an earlier start left, once rustc builds anew what has changed since. */
+  readonly #outdated: Promise<string | undefined>;
+  #setOutdated: (folder: string | undefined) => void = () => {};
+  /** Of that folder; it is what the next start goes on from, until there is a newer one. */
+  #last: Linked | undefined;
   readonly #links = new WeakMap<Build, Linked>();
   /** Their images may be served from their folders. */
   readonly #pinned = new Set<Linked>();
@@ -161,6 +168,7 @@ class CargoBuilder implements Builder {
     this.#toolchain = toolchain;
     this.#project = project;
     this.#paths = preparePaths(options, project.package, toolchain);
+    this.#outdated = new Promise((resolve) => (this.#setOutdated = resolve));
     this.#inputs = new Inputs(options.directory, this.#paths, project.package);
     // Hundreds of files each: beside the first build, not before it.
     this.#clearing = Promise.all(this.#paths.leftovers.map((path) => rm(path, { recursive: true, force: true }))).catch(
@@ -202,8 +210,11 @@ class CargoBuilder implements Builder {
     if (this.platform === 'native') this.#agent().catch(() => undefined);
     return this.#exclusive(signal, async (either) => {
       const last = this.#resume();
+      this.#setOutdated(this.#inputs.isUpToDate ? undefined : last);
       if (last === undefined) return this.#runCargo(either);
-      return this.#inputs.isUpToDate ? this.#finish(last, 0) : this.#runUnits(either);
+      if (!this.#inputs.isUpToDate) return this.#runUnits(either);
+      this.#noteLast(last);
+      return this.#finish(last, 0);
     });
   }
 
@@ -244,6 +255,13 @@ class CargoBuilder implements Builder {
     const image = await readImage(linked, this.name);
     note(this.#paths.image, [folder, ...tools].join('\n'));
     return { build, image, isLike: (other) => linksAlike(linked, this.#linkOf(other, 'wasm')) };
+  }
+
+  async earlierObjects(): Promise<readonly ObjectSource[]> {
+    const folder = await this.#outdated;
+    if (folder === undefined || this.#build !== undefined) return [];
+    this.#last = this.#read(folder);
+    return this.#last.objects;
   }
 
   /** All that an image depends on besides the link. */
@@ -412,6 +430,7 @@ class CargoBuilder implements Builder {
     if (!root) throw new Error(`cargo built ${this.name}, but its call of rustc was not recorded in ${captures}`);
     this.#inputs.read(startedAt, [], unitsOf(root, captured));
     if (this.platform === 'native' && root.isStatic) return { kind: 'failed', diagnostics: [STATIC], rustcMs };
+    this.#noteLast(folder);
     return this.#finish(folder, rustcMs);
   }
 
@@ -459,11 +478,13 @@ class CargoBuilder implements Builder {
     // Both can happen at once: the word that all is linked was on its way when rustc was killed.
     if (isLinked && untilLinked.signal.aborted) await all;
     if (isLinked) {
+      const folder = join(store, basename(root.linked));
       this.#rest = all.then((results) => {
+        this.#noteLast(folder);
         this.#expectSuccess(results, startedAt);
         if (results.every((each) => each?.succeeded)) inputs.remember(units, times, startedAt);
       });
-      return this.#finish(join(store, basename(root.linked)), rustcMs);
+      return this.#finish(folder, rustcMs);
     }
 
     const results = (await all).filter((each) => each !== undefined);
@@ -495,8 +516,13 @@ class CargoBuilder implements Builder {
     const build: Build = { kind: 'built', objects: linked.objects, archives: linked.archives, rustcMs };
     this.#links.set(build, linked);
     this.#build = build;
-    writeFileSync(this.#paths.last, folder);
     return build;
+  }
+
+  /** Not while someone waits for the build: a file that is written anew may have to reach the disk. */
+  #noteLast(folder: string): void {
+    writeFileSync(this.#paths.last, folder);
+    this.#last = undefined;
   }
 
   /** Each once, as long as it stands: rustc repeats them in every run. */

@@ -6,6 +6,9 @@ import { standBy } from './process.ts';
 import { type RustcResult, runRustc } from './rustc.ts';
 import type { Toolchain } from './rust.ts';
 
+/** Until what rustc built has become a patch: what is to be done then takes as long as this. */
+const STAND_BY_MS = 100;
+
 interface UnitsRun {
   readonly toolchain: Toolchain;
   /** The folder that the linker script keeps objects in. */
@@ -60,7 +63,7 @@ export function buildUnits(
   };
   // Settled as a whole: one that was killed must not leave another writing.
   const results = Promise.allSettled(units.map(build)).then((ends) => {
-    standBy();
+    setTimeout(standBy, STAND_BY_MS).unref();
     return ends.map((end) => {
       if (end.status === 'rejected') throw end.reason;
       return end.value;

@@ -63,15 +63,51 @@ export const SLOT_BYTES = 8;
 /** Begins the name of a symbol that only says where something is: `__hotslot_at:OBJECT:SECTION or SYMBOL`. */
 export const ANCHOR = '__hotslot_at:';
 
+/** Objects that stubs have been put into before all are there. */
+export class PreparedObjects {
+  readonly #byContent = new Map<string, PreparedObject>();
+
+  /** Throws MalformedError when the object is none. */
+  add(source: ObjectSource): void {
+    this.#byContent.set(contentOf(source), prepare(source));
+  }
+
+  /** Each once. */
+  take(source: ObjectSource): PreparedObject | undefined {
+    const content = contentOf(source);
+    const prepared = this.#byContent.get(content);
+    this.#byContent.delete(content);
+    return prepared;
+  }
+}
+
+interface PreparedObject {
+  readonly functions: readonly Stubbable[];
+  /** Undefined when it is linked as it is. */
+  readonly parts: readonly Uint8Array[] | undefined;
+}
+
+function contentOf({ name, stamp }: ObjectSource): string {
+  return `${name} ${stamp}`;
+}
+
+function prepare({ name, bytes }: ObjectSource): PreparedObject {
+  const object = new ElfEditor(bytes(), name);
+  const functions = functionsOf(object);
+  return { functions, parts: rewriteObject(object, functions) };
+}
+
 /** Throws MalformedError when an object is none. */
-export function stubObjects(objects: readonly ObjectSource[]): Stubbed {
+export function stubObjects(
+  objects: readonly ObjectSource[],
+  prepared: PreparedObjects = new PreparedObjects(),
+): Stubbed {
   const slots: StubSlot[] = [];
   const stubs: Stub[] = [];
   const rewritten = new Map<string, readonly Uint8Array[]>();
-  for (const { name, bytes } of objects) {
-    const object = new ElfEditor(bytes(), name);
-    const functions = functionsOf(object);
-    const parts = rewriteObject(object, functions);
+  for (const source of objects) {
+    const { name } = source;
+    const { functions, parts } = prepared.take(source) ?? prepare(source);
     if (parts !== undefined) rewritten.set(name, parts);
     const first = new Map<number, number>();
     for (const { entry, section, stub } of functions) {

@@ -58,6 +58,8 @@ export class ElfEditor {
   readonly #table: number;
   readonly #long: number;
   readonly #after: ElfSymbolEntry[];
+  /** By their names, which another symbol may get: indices of those that were replaced. */
+  readonly #replaced = new Map<string, number>();
   /** By the place of a field in the file: the symbol that a relocation shall name. */
   readonly #redirected = new Map<number, number>();
 
@@ -117,8 +119,10 @@ export class ElfEditor {
 
   /** A local symbol stays local and another does not become it: local ones come first in a table. */
   replace(index: number, symbol: ElfSymbolEntry): void {
-    if (this.#after[index] === undefined) throw new Error(`${this.name} has no symbol ${index}`);
+    const before = this.symbols[index];
+    if (before === undefined) throw new Error(`${this.name} has no symbol ${index}`);
     this.#after[index] = symbol;
+    this.#replaced.set(before.name, index);
   }
 
   /** Its index. It must not be local. */
@@ -143,9 +147,10 @@ export class ElfEditor {
     const firstGlobal = this.#countLocals();
     const table = this.#section(this.#table);
     const names = new StringTableWriter(this.#section(table.link).bytes);
-    const { bytes, long } = writeSymbols(this.#after, (symbol, index) =>
-      symbol === this.symbols[index] ? this.#reader.u32At(table.offset + SYMBOL_SIZE * index) : names.add(symbol.name),
-    );
+    const { bytes, long } = writeSymbols(this.#after, (symbol, index) => {
+      const named = symbol === this.symbols[index] ? index : this.#replaced.get(symbol.name);
+      return named === undefined ? names.add(symbol.name) : this.#reader.u32At(table.offset + SYMBOL_SIZE * named);
+    });
     const contents = new Map([[this.#table, bytes]]);
     if (this.#long !== 0) contents.set(this.#long, long ?? new Uint8Array(4 * this.#after.length));
     else if (long !== undefined) contents.set(this.sectionCount, long);
