@@ -479,11 +479,17 @@ class CargoBuilder implements Builder {
     if (isLinked && untilLinked.signal.aborted) await all;
     if (isLinked) {
       const folder = join(store, basename(root.linked));
-      this.#rest = all.then((results) => {
-        this.#noteLast(folder);
-        this.#expectSuccess(results, startedAt);
-        if (results.every((each) => each?.succeeded)) inputs.remember(units, times, startedAt);
-      });
+      this.#rest = all
+        .then((results) => {
+          this.#noteLast(folder);
+          this.#expectSuccess(results, startedAt);
+          if (results.every((each) => each?.succeeded)) inputs.remember(units, times, startedAt);
+        })
+        // The next start builds it again.
+        .catch((error: unknown) => {
+          const text = `cannot note what was built: ${String(error)}`;
+          this.#options.report({ event: 'log', level: 'warn', text });
+        });
       return this.#finish(folder, rustcMs);
     }
 
