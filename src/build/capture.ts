@@ -105,9 +105,10 @@ wait
 mv "$line.stats" "$store/stats" && mv "$line" "$store/line" || exit 1
 # cargo expects the file to be there.
 : >"$output"
-# What rustc does from here on nobody waits for: it yields to what brings its objects to the program. Where Linux groups
-# processes by session, which hotslot's children have one of each, it is the group that yields; elsewhere every process.
-[ -z "$HOTSLOT_NOTIFY" ] || { echo 19 >/proc/self/autogroup; echo linked >&3; renice -n 19 -g 0; } >/dev/null 2>&1 || :
+# What rustc does from here on nobody waits for. It does not go on before what brings its objects to the program is done, as
+# a rule; then it yields: as a process and, where Linux groups processes by session, as the group that it is.
+[ -z "$HOTSLOT_NOTIFY" ] ||
+  { echo linked >&3; sleep 0.03; echo 19 >/proc/self/autogroup; renice -n 19 -g 0; } >/dev/null 2>&1 || :
 `;
 
 /** What is done to cargo's calls. What was built by other scripts is not what these build, and cargo does not notice. */

@@ -6,9 +6,8 @@
 // that to come to reading. Only a file that is empty or gone is waited for, since that is how the middle of a change looks.
 
 import { type BigIntStats, existsSync, type FSWatcher, statSync, watch as watchFolder } from 'node:fs';
-import { stat } from 'node:fs/promises';
 import { basename, dirname, join, sep } from 'node:path';
-import { setTimeout } from 'node:timers/promises';
+import { setImmediate, setTimeout } from 'node:timers/promises';
 import { watch as watchPaths } from 'chokidar';
 import type { Edit } from '../model.ts';
 
@@ -72,8 +71,10 @@ export async function watch(
     void settle().finally(() => (isLooking = false));
   };
   const settle = async (): Promise<void> => {
+    // Others that were written together have been noticed then.
+    await setImmediate();
     while (pending.size > 0) {
-      await Promise.all([...pending].map(([path, state]) => look(path, state)));
+      for (const [path, state] of pending) look(path, state);
       deliver();
       for (const [path, state] of pending) if (isSettled(state)) pending.delete(path);
       if (pending.size > 0) await setTimeout(LOOK_MS);
@@ -92,10 +93,7 @@ export async function watch(
   const lookLater = (edited: readonly string[]): void => {
     const timer = globalThis.setTimeout(() => {
       late.delete(timer);
-      for (const path of edited)
-        void identify(path).then((seen) => {
-          if (!closed && seen !== delivered.get(path)) notice(path);
-        });
+      for (const path of edited) if (identify(path) !== delivered.get(path)) notice(path);
     }, LATE_LOOK_MS);
     late.add(timer);
   };
@@ -175,8 +173,8 @@ export async function watch(
   };
 }
 
-async function look(path: string, state: Pending): Promise<void> {
-  const seen = await identify(path);
+function look(path: string, state: Pending): void {
+  const seen = identify(path);
   if (seen === state.seen) return;
   state.seen = seen;
   state.seenAt = performance.now();
@@ -197,11 +195,11 @@ function changedAfter(path: string, since: number): boolean {
   return found !== undefined && Math.max(found.mtimeMs, found.ctimeMs) >= since;
 }
 
-/** Differs whenever the content may. */
-async function identify(path: string): Promise<string> {
+/** Differs whenever the content may. Not asked of another thread: that takes longer than the answer. */
+function identify(path: string): string {
   let found: BigIntStats;
   try {
-    found = await stat(path, { bigint: true });
+    found = statSync(path, { bigint: true });
   } catch {
     return GONE;
   }
